@@ -264,6 +264,7 @@ class _Tracer:
         what = f"R.{gate}" if gate else "P"
         if not isinstance(operand, Node):
             raise CellError(f"{what} multiplies {type(operand).__name__}, expected a state or an expression of states")
+        operand = self.graph.constant(operand)  # which refuses that of another trace
         if not any(node.op == "state" for node in reachable([operand])):
             raise CellError(f"{what} multiplies something that is no state: write the product of an input as x.{gate}")
         return self.graph.node(op, (operand,), gate)
