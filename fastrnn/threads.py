@@ -1,0 +1,254 @@
+"""How many threads compute, and the library's own few worker threads.
+
+A call of a layer is cut into tasks, which the calling thread and some workers take one after the other. Workers are
+daemon threads, made when they are first needed and then asleep; a forked child makes its own. With one thread, the
+default, none is ever made and the tasks run in order in the caller.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from queue import SimpleQueue
+from typing import Protocol
+from weakref import WeakSet
+
+from fastrnn.checks import size
+
+Task = Callable[[], None]
+
+_default = 1
+_here: ContextVar[int | None] = ContextVar("fastrnn_threads", default=None)
+
+
+def set_num_threads(n: int) -> None:
+    """Set how many threads one call may use, for all threads of the process.
+
+    Parameters
+    ----------
+    n : int
+        At least 1, which is the default. It counts the calling thread.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `n` is not an integer of at least 1.
+
+    See Also
+    --------
+    threads : The same for a block of code.
+    """
+    global _default
+    _default = size("n", n)
+
+
+def get_num_threads() -> int:
+    """How many threads a call made here may use.
+
+    Returns
+    -------
+    int
+        What the innermost `threads` block says, else what `set_num_threads` has set, else 1.
+    """
+    here = _here.get()
+    return _default if here is None else here
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    """Set how many threads one call may use within a ``with`` block, for the thread or asyncio task that runs it.
+
+    Parameters
+    ----------
+    n : int
+        At least 1. It counts the calling thread.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `n` is not an integer of at least 1.
+
+    Examples
+    --------
+    >>> import fastrnn
+    >>> with fastrnn.threads(2):
+    ...     fastrnn.get_num_threads()
+    2
+    """
+    token = _here.set(size("n", n))
+    try:
+        yield
+    finally:
+        _here.reset(token)
+
+
+class Cancelled(BaseException):
+    """Ends a task whose job another task, or Ctrl-C, has ended. It never leaves `run`."""
+
+
+def checkpoint() -> None:
+    """For backends, between pieces of work of at most some tenths of a second: raises if the job has been cancelled."""
+    job = _local.job
+    if job is not None and job.cancelled:
+        raise Cancelled
+
+
+def run(tasks: Sequence[Task]) -> None:
+    """Run the tasks, each once, on at most `get_num_threads` threads, this one among them.
+
+    The first exception of a task cancels the others and is raised here, as is a KeyboardInterrupt of this thread: in
+    both cases not before every worker has left the job. Any number of threads may call this at once; a task that calls
+    it runs its tasks in order, in its own thread.
+    """
+    helpers = min(get_num_threads(), len(tasks)) - 1
+    if helpers < 1 or _local.job is not None:
+        for task in tasks:
+            task()
+        return
+    job = _Job(tasks)
+    try:
+        _pool.offer(job, helpers)
+        job.work()
+    except BaseException as error:  # Ctrl-C between the lines above
+        job.fail(error)
+    job.finish(_pool)
+    if job.error is not None:
+        raise job.error
+
+
+class _Local(threading.local):
+    job: _Job | None = None
+
+
+_local = _Local()
+
+
+class _Job:
+    """The tasks of one `run`, and who is at work on them."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self.tasks = deque(tasks)
+        self.cancelled = False
+        self.error: BaseException | None = None
+        self._lock = threading.Lock()
+        self._inside = 0  # workers, the caller not counted
+        self._closed = False
+        self._empty = threading.Event()
+
+    def work(self) -> None:
+        """Take tasks until none is left."""
+        _local.job = self
+        try:
+            while not self.cancelled:
+                try:
+                    task = self.tasks.popleft()
+                except IndexError:
+                    break
+                task()
+        except Cancelled:
+            pass
+        except BaseException as error:
+            self.fail(error)
+        finally:
+            _local.job = None
+
+    def fail(self, error: BaseException) -> None:
+        """Cancel what is left; the first error is the one to raise, but an interrupt goes before it."""
+        if self.error is None or not isinstance(error, Exception):
+            self.error = error
+        self.cancelled = True
+
+    def help(self) -> None:
+        """A worker's part: take tasks, unless the caller has already gone through all of them."""
+        with self._lock:
+            if self._closed:
+                return
+            self._inside += 1
+        try:
+            self.work()
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if self._closed and self._inside == 0:
+                    self._empty.set()
+
+    def finish(self, pool: _Pool) -> None:
+        """Let no more workers in and wait until all are out, whatever interrupts the wait."""
+        while True:
+            try:
+                with self._lock:
+                    self._closed = True
+                    if self._inside == 0:
+                        break
+                while not self._empty.wait(0.1):
+                    if pool is not _pool:  # this is a forked child, in which the workers do not exist
+                        return
+                break
+            except BaseException as error:
+                self.fail(error)
+        self.tasks.clear()  # a ticket in the queue may keep the job for long, but no longer its arrays
+
+
+class _Pool:
+    """Worker threads and the queue they wait at."""
+
+    def __init__(self) -> None:
+        self._tickets: SimpleQueue[_Job] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._workers = 0
+        self._promised = 0  # tickets that are given out and not yet served
+
+    def offer(self, job: _Job, helpers: int) -> None:
+        """Wake ``helpers`` workers for a job; make those that are missing."""
+        with self._lock:
+            self._promised += helpers
+            limit = max(helpers, (os.cpu_count() or 1) - 1)
+            while self._workers < min(self._promised, limit):
+                threading.Thread(target=self._serve, name=f"fastrnn-{self._workers}", daemon=True).start()
+                self._workers += 1
+        for _ in range(helpers):
+            self._tickets.put(job)
+
+    def _serve(self) -> None:
+        while True:
+            job = self._tickets.get()
+            try:
+                job.help()
+            finally:
+                del job
+                with self._lock:
+                    self._promised -= 1
+
+
+_pool = _Pool()
+
+
+class HasLock(Protocol):
+    """What `renew_after_fork` takes."""
+
+    _lock: threading.Lock
+
+
+_owners: WeakSet[HasLock] = WeakSet()
+
+
+def renew_after_fork(owner: HasLock) -> None:
+    """Give the object a new ``_lock`` in every forked child: the old one may be held by a thread that is not there."""
+    _owners.add(owner)
+
+
+def _after_fork() -> None:
+    """In a forked child: no worker has survived."""
+    global _pool
+    _pool = _Pool()
+    _local.job = None
+    for owner in list(_owners):
+        owner._lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
