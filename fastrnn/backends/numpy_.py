@@ -1,0 +1,303 @@
+"""The reference and the baseline: a cell's graph evaluated on arrays, step by step, with BLAS for the products.
+
+The input products of many steps are one matrix product; in each step the recurrent products of the rows still active
+are another, all gates side by side; the rest is the graph, node by node (see `evaluate`). Weight gradients are one
+large product each. The bits of a row depend on the other rows, since BLAS sums in another order for another shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from fastrnn.backends.contract import Array, Part, Rows, States
+from fastrnn.backends.evaluate import PROJECTION, Backward, Forward, Values
+from fastrnn.backends.steps import Piece, Steps
+from fastrnn.equations import Sizes
+from fastrnn.plan import Plan
+from fastrnn.threads import checkpoint
+
+CHUNK = 1 << 20  # values of input products held at once: enough for BLAS, little beside the output
+
+
+@dataclass(frozen=True, eq=False)
+class NumpyPack:
+    """One layer and direction: the schedules of its cell, and the weights as they are multiplied.
+
+    ``weight_ih`` and ``bias`` have their gates in the order of ``forward.input_order``; ``backward_ih`` in the cell's.
+    """
+
+    plan: Plan
+    sizes: Sizes
+    dtype: np.dtype[Any]
+    forward: Forward
+    backward: Backward
+    weight_ih: Array
+    bias: Array | None
+    backward_ih: Array
+    recurrent: Mapping[tuple[str | None, ...], Array]
+    blank_forward: Values
+    blank_backward: Values
+    columns: tuple[slice, ...]  # where in a row of a backward scan's work each gradient node stands
+
+    @property
+    def state_sizes(self) -> tuple[int, ...]:
+        """The width of each state."""
+        return tuple(self.sizes.width(width) for width in self.plan.cell.state_widths)
+
+
+@dataclass(frozen=True, eq=False)
+class NumpyTape:
+    """What a recording forward keeps, a row of each array for each valid step (its compact number)."""
+
+    pack: NumpyPack
+    rows: Rows
+    x: Array
+    reverse: bool
+    before: tuple[Array, ...]  # each state before the step
+    kept: tuple[Array, ...]  # the nodes of plan.kept
+
+    def operand(self, name: str | None) -> Array:
+        """What a product multiplied."""
+        kind, index = self.pack.plan.operands[name]
+        return self.before[index] if kind == "state" else self.kept[index]
+
+
+class NumpyBackend:
+    """See `fastrnn.backends.contract.Backend`."""
+
+    name = "numpy"
+    same_bits = False
+
+    def pack(self, plan: Plan, parameters: Mapping[str, Array], sizes: Sizes, dtype: np.dtype[Any]) -> NumpyPack:
+        """Copy the parameters into the order in which they are multiplied."""
+        cell, hidden = plan.cell, sizes.hidden_size
+        forward, backward = Forward(plan, sizes), Backward(plan)
+        weight_ih = _frozen(_blocks(parameters["weight_ih"], range(len(cell.input_gates)), hidden), dtype)
+        bias = parameters.get("bias")
+        if bias is not None:
+            bias = _frozen(_blocks(bias, forward.input_order, hidden), dtype)
+        vectors = {name: _frozen(parameters.get(name, np.zeros(hidden)), dtype) for name in cell.vectors}
+        blank_forward = forward.blank(vectors, dtype)
+        for group in forward.groups:
+            matrix = _recurrent(plan, parameters, group.names, hidden)
+            blank_forward[forward.matrices[group.key]] = _frozen(matrix, dtype).T
+        linked = [names for groups in plan.gradient.recurrent for names in groups]
+        groups = dict.fromkeys([*linked, *backward.matrices])
+        recurrent = {names: _frozen(_recurrent(plan, parameters, names, hidden), dtype) for names in groups}
+        blank_backward = backward.blank(vectors, dtype)
+        for names, slot in backward.matrices.items():
+            blank_backward[slot] = recurrent[names]
+        return NumpyPack(
+            plan=plan,
+            sizes=sizes,
+            dtype=dtype,
+            forward=forward,
+            backward=backward,
+            weight_ih=_frozen(_blocks(parameters["weight_ih"], forward.input_order, hidden), dtype),
+            bias=bias,
+            backward_ih=weight_ih,
+            recurrent=recurrent,
+            blank_forward=blank_forward,
+            blank_backward=blank_backward,
+            columns=_gradient_columns(plan, sizes),
+        )
+
+    def tape(self, pack: NumpyPack, rows: Rows, x: Array, reverse: bool) -> NumpyTape:
+        """Room for the previous states and the kept nodes of all valid steps."""
+        widths = [pack.sizes.width(width) for width in pack.plan.kept_widths]
+        before = tuple(np.empty((rows.total, size), pack.dtype) for size in pack.state_sizes)
+        return NumpyTape(pack, rows, x, reverse, before, tuple(np.empty((rows.total, w), pack.dtype) for w in widths))
+
+    def forward(
+        self,
+        pack: NumpyPack,
+        rows: Rows,
+        x: Array,
+        y: Array,
+        state: States,
+        final: States,
+        reverse: bool,
+        tape: NumpyTape | None = None,
+    ) -> Part:
+        """A scan over these buffers."""
+
+        def run(low: int, high: int) -> None:
+            steps = Steps(rows, low, high, reverse)
+            with np.errstate(all="ignore"):
+                now = [np.array(initial[steps.places]) for initial in state]  # not views: final may be the same memory
+                for piece in steps.pieces(CHUNK // max(1, len(pack.weight_ih))):
+                    checkpoint()
+                    now = _forward_piece(pack, steps, piece, x, y, now, final, tape)
+                for k, values in enumerate(now):
+                    final[k][steps.places_of(0, len(values))] = values
+
+        return run
+
+    def backward(self, tape: NumpyTape, dy: Array, dfinal: States, dx: Array, dstate: States) -> tuple[Array, Part]:
+        """A backward scan over these buffers; its work is (valid steps, gradient columns side by side)."""
+        pack = tape.pack
+        columns = pack.columns
+        work = np.empty((tape.rows.total, columns[-1].stop if columns else 0), pack.dtype)
+        inputs = [columns[index] for index in pack.plan.input_columns]
+
+        def run(low: int, high: int) -> None:
+            steps = Steps(tape.rows, low, high, tape.reverse)
+            with np.errstate(all="ignore"):
+                carry = [np.array(gradient[steps.places]) for gradient in dfinal]
+                for piece in reversed(list(steps.pieces(CHUNK // max(1, work.shape[1])))):
+                    checkpoint()
+                    _backward_piece(tape, steps, piece, dy, carry, work)
+                    piece.put(dx, _beside(work[piece.compact], inputs) @ pack.backward_ih)
+                for k, values in enumerate(carry):
+                    dstate[k][steps.places] = values
+
+        return work, run
+
+    def gradients(self, tape: NumpyTape, work: Array, into: Mapping[str, Array]) -> list[Callable[[], None]]:
+        """A task for the input weights, one for each group of recurrent weights, and one for the biases and vectors."""
+        groups = [group.key for group in tape.pack.forward.groups]
+        tasks: list[Callable[[], None]] = [
+            partial(_gradient_ih, tape, work, into),
+            partial(_gradient_vectors, tape, work, into),
+        ]
+        return tasks + [partial(_gradient_recurrent, tape, work, into, names) for names in groups]
+
+
+def _forward_piece(
+    pack: NumpyPack,
+    steps: Steps,
+    piece: Piece,
+    x: Array,
+    y: Array,
+    now: list[Array],
+    final: States,
+    tape: NumpyTape | None,
+) -> list[Array]:
+    """Run the steps of one piece from the states ``now``; return those of the rows active in its last step."""
+    forward = pack.forward
+    inputs = piece.take(x) @ pack.weight_ih.T
+    if pack.bias is not None:
+        inputs += pack.bias
+    for step, start, count in piece.steps():
+        if count < len(now[0]):  # some rows have come to their end
+            ended = steps.places_of(count, len(now[0]))
+            for k, state in enumerate(now):
+                final[k][ended] = state[count:]
+            now = [state[:count] for state in now]
+        values = pack.blank_forward.copy()
+        values[forward.inputs] = inputs[start : start + count]
+        for k, slot in forward.states.items():
+            values[slot] = now[k]
+        for call in forward.calls:
+            call(values)
+        if tape is not None:
+            at = steps.compact(step, count)
+            for history, before in zip(tape.before, now, strict=True):
+                history[at] = before
+            for kept, slot in zip(tape.kept, forward.kept, strict=True):
+                kept[at] = values[slot]
+        now = [values[slot] for slot in forward.outputs]
+        piece.put_step(y, step, start, now[0])
+    return now
+
+
+def _backward_piece(tape: NumpyTape, steps: Steps, piece: Piece, dy: Array, carry: list[Array], work: Array) -> None:
+    """Run the steps of one piece backwards. ``carry``, the gradients of the states after the step, changes in place."""
+    pack, plan = tape.pack, tape.pack.plan
+    backward = pack.backward
+    columns = pack.columns
+    dys = piece.take(dy)
+    for step, start, count in reversed(list(piece.steps())):
+        at = steps.compact(step, count)
+        values = pack.blank_backward.copy()
+        values[backward.adjoints[0]] = carry[0][:count] + dys[start : start + count]
+        for k, slot in enumerate(backward.adjoints[1:], 1):
+            values[slot] = carry[k][:count].copy()  # it may be another state's new carry
+        for k, slot in backward.states.items():
+            values[slot] = tape.before[k][at]
+        for index, slot in backward.kept:
+            values[slot] = tape.kept[index][at]
+        for call in backward.calls:
+            call(values)
+        here = work[at]
+        for column, slot in zip(columns, backward.gradients, strict=True):
+            here[:, column] = values[slot]
+        for k, groups in enumerate(plan.gradient.recurrent):
+            direct = backward.carries[k]
+            total = values[direct] if direct is not None else 0
+            for names in groups:
+                products = [columns[plan.product_columns[name]] for name in names]
+                total = _beside(here, products) @ pack.recurrent[names] + total
+            carry[k][:count] = total
+
+
+def _gradient_columns(plan: Plan, sizes: Sizes) -> tuple[slice, ...]:
+    columns, start = [], 0
+    for width in plan.gradient_widths:
+        columns.append(slice(start, start + sizes.width(width)))
+        start = columns[-1].stop
+    return tuple(columns)
+
+
+def _beside(work: Array, columns: list[slice]) -> Array:
+    """Some columns side by side: a view where they already are."""
+    if all(a.stop == b.start for a, b in pairwise(columns)):
+        return work[:, columns[0].start : columns[-1].stop]
+    return np.concatenate([work[:, column] for column in columns], axis=1)
+
+
+def _gradient_ih(tape: NumpyTape, work: Array, into: Mapping[str, Array]) -> None:
+    columns = tape.pack.columns
+    dgates = _beside(work, [columns[index] for index in tape.pack.plan.input_columns])
+    total = into["weight_ih"]
+    total[...] = 0
+    for piece in Steps(tape.rows, 0, tape.rows.batch, tape.reverse).pieces(1 << 16):
+        checkpoint()
+        total += dgates[piece.compact].T @ piece.take(tape.x)
+
+
+def _gradient_vectors(tape: NumpyTape, work: Array, into: Mapping[str, Array]) -> None:
+    plan, columns = tape.pack.plan, tape.pack.columns
+    total = np.ones(len(work), work.dtype) @ work
+    if "bias" in into:
+        into["bias"][...] = np.concatenate([total[columns[index]] for index in plan.input_columns])
+    for name, index in plan.vector_columns.items():
+        if name in into:
+            into[name][...] = total[columns[index]]
+
+
+def _gradient_recurrent(tape: NumpyTape, work: Array, into: Mapping[str, Array], names: tuple[str | None, ...]) -> None:
+    plan, columns = tape.pack.plan, tape.pack.columns
+    checkpoint()
+    total = _beside(work, [columns[plan.product_columns[name]] for name in names]).T @ tape.operand(names[0])
+    if names == PROJECTION:
+        into["weight_hr"][...] = total
+        return
+    hidden = tape.pack.sizes.hidden_size
+    for j, name in enumerate(names):
+        gate = plan.cell.recurrent_gates.index(str(name))
+        into["weight_hh"][gate * hidden : (gate + 1) * hidden] = total[j * hidden : (j + 1) * hidden]
+
+
+def _frozen(values: Array, dtype: np.dtype[Any]) -> Array:
+    copy = np.array(values, dtype, order="C")
+    copy.flags.writeable = False
+    return copy
+
+
+def _blocks(parameter: Array, gates: Any, hidden: int) -> Array:
+    """The blocks of some gates, one below the other."""
+    return np.concatenate([parameter[gate * hidden : (gate + 1) * hidden] for gate in gates])
+
+
+def _recurrent(plan: Plan, parameters: Mapping[str, Array], names: tuple[str | None, ...], hidden: int) -> Array:
+    if names == PROJECTION:
+        return parameters["weight_hr"]
+    gates = [plan.cell.recurrent_gates.index(str(name)) for name in names]
+    return _blocks(parameters["weight_hh"], gates, hidden)
