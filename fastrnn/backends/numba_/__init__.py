@@ -1,0 +1,29 @@
+"""The compiled backend. Importing this package imports nothing but itself; Numba comes in with `NumbaBackend`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastrnn.backends.numba_.backend import NumbaBackend
+
+__all__ = ["NumbaBackend", "unavailable"]
+
+
+def unavailable() -> str | None:
+    """Why this backend cannot be used here, or None where it can."""
+    if importlib.util.find_spec("numba") is None:
+        return "Numba is not installed"
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        return "NUMBA_DISABLE_JIT is set"
+    return None
+
+
+def __getattr__(name: str) -> Any:
+    if name == "NumbaBackend":
+        from fastrnn.backends.numba_.backend import NumbaBackend
+
+        return NumbaBackend
+    raise AttributeError(name)

@@ -1,0 +1,69 @@
+"""The frame: where a kernel finds its buffers. One C-contiguous int64 array of addresses, strides and sizes.
+
+Kernels take one frame in place of dozens of arguments, so that every call has the same signature (one compilation a
+cell) and costs the same little. Addresses and strides are in bytes. A *place* of the plan (`plan.Place`) is an address
+at the current time step, a row stride, and for the tape and the gradients the offset of a column.
+"""
+
+from __future__ import annotations
+
+from fastrnn.graph import HIDDEN
+from fastrnn.plan import Place, Plan, Product
+
+# Sizes, in values: exact, and padded to whole blocks of vectors.
+INPUT, HIDDEN_SIZE, PROJ_SIZE, FORWARD_H, FORWARD_P, BACKWARD_H, BACKWARD_P = range(7)
+# Whether forward keeps everything that backward needs, or only what its own later stages need.
+RECORD = 7
+# The caller's arrays over time and batch, each with these two strides, and tables of byte offsets into them.
+X, X_STEP, X_ROW, Y, Y_STEP, Y_ROW, DY, DY_STEP, DY_ROW, DX, DX_STEP, DX_ROW = range(8, 20)
+X_OFFSETS, Y_OFFSETS, DY_OFFSETS, DX_OFFSETS = range(20, 24)
+# Rows with a fixed stride: base, current address, stride.
+PROJECTED_INPUT, PROJECTED_STRIDE, BIAS, VECTORS, VECTOR_STRIDE = range(24, 29)
+KEPT_BASE, KEPT, KEPT_STRIDE, GRADIENT_BASE, GRADIENT, GRADIENT_STRIDE, GRADIENT_AFTER, GRADIENT_OFFSETS = range(29, 37)
+INPUT_WEIGHTS, INPUT_GRADIENT_WEIGHTS, FLAT_INPUT, CHUNK, STATES, REVERSE = range(37, 43)
+# The rows of the call: addresses of the tables of `contract.Rows`, and their sizes.
+ORDER, LENGTHS, ACTIVE, BASE, BATCH, LONGEST = range(43, 49)
+# Room for the states and the kept values of a forward that does not record (0: the kernel makes its own), the bytes of
+# it that a row needs, and how many rows apart the two buffers of a state are.
+SCRATCH, SCRATCH_BYTES, SPAN = range(49, 52)
+FIRST_STATE = 52  # from here on, for each state:
+STATE_BASE, STATE_STRIDE, STATE_IN, STATE_OUT, ADJOINT_BASE, ADJOINT_STRIDE, ADJOINT = range(7)
+STATE_INITIAL, STATE_FINAL, STATE_BYTES, ADJOINT_INITIAL, ADJOINT_FINAL = range(7, 12)
+STATE_FIELDS = 12
+
+
+class Layout:
+    """The frame of one plan: the fields that follow the states, and where each place's columns begin."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._next = FIRST_STATE + STATE_FIELDS * len(plan.cell.states)
+        self.input_segments = self._take(len(plan.input_columns))
+        self.weights: dict[int, int] = {}  # id of a product -> the field of its packed weights
+        self.segments: dict[int, int] = {}  # id of a product -> its first segment's field
+        for product in self.products():
+            self.weights[id(product)] = self._take(1)
+            if product.rows[0][0] == "gradient":
+                self.segments[id(product)] = self._take(len(product.rows))
+        self.size = self._next
+
+    def _take(self, count: int) -> int:
+        self._next += count
+        return self._next - count
+
+    def products(self) -> list[Product]:
+        """All products of forward, backward and finish."""
+        plan = self.plan
+        return [p for stages in (plan.forward, plan.backward, plan.finish) for s in stages for p in s.products]
+
+    def column(self, place: Place) -> tuple[int, int]:
+        """How many hidden and how many projected widths stand before a column of the tape or of the gradients."""
+        kind, index = place
+        widths = self.plan.kept_widths if kind == "kept" else self.plan.gradient_widths
+        hidden = sum(width == HIDDEN for width in widths[:index])
+        return hidden, index - hidden
+
+
+def state_field(k: int, field: int) -> int:
+    """The place in the frame of a field of state k."""
+    return FIRST_STATE + STATE_FIELDS * k + field

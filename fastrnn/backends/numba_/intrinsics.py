@@ -1,0 +1,143 @@
+"""The kernels' own instructions, callable from Numba functions: stages of a program, memory, floating-point modes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import carray, njit
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from fastrnn.backends.numba_.outer import Operands, emit_outer
+from fastrnn.backends.numba_.program import Program
+from fastrnn.backends.numba_.tile import emit_stage
+from fastrnn.backends.numba_.vector import I1, I64, Emitter
+
+INPUT_STAGE, FORWARD_STEP, BACKWARD_STEP, FINISH_STEP, INPUT_GRADIENT_STAGE = range(5)
+
+
+@intrinsic(prefer_literal=True)
+def run_stages(_context: Any, program: Any, kind: Any, frame: Any, linked: Any, rows: Any) -> Any:
+    """Run a program's stages of one kind, a literal, for the first ``rows`` rows.
+
+    Going backward, the first ``linked`` of them have a step after this one, whose products reach this step.
+    """
+    which = kind.literal_value
+
+    def codegen(_target: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        found: Program = program.program
+        _, _, frame, linked, rows = args
+        emit, zero = Emitter(builder, found.dtype), I64(0)
+        for stage in found.stages(which):
+            if which == BACKWARD_STEP and found.links(stage):
+                emit_stage(emit, stage, frame, zero, linked, I1(1))
+                emit_stage(emit, stage, frame, linked, rows, I1(0))
+            else:
+                emit_stage(emit, stage, frame, zero, rows, I1(1))
+        return cgutils.get_null_value(_target.get_value_type(types.none))
+
+    return types.none(program, kind, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def outer_product(_context, program, a, a_stride, b, b_offsets, into, into_stride, rows, height, width, first):  # type: ignore[no-untyped-def]
+    """One block of rows of a weight gradient; see `outer`."""
+
+    def codegen(target: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        emit_outer(Emitter(builder, program.program.dtype), Operands(*args[1:]))
+        return cgutils.get_null_value(target.get_value_type(types.none))
+
+    return types.none(program, *[types.int64] * 9, types.boolean), codegen
+
+
+@intrinsic
+def _pointer(_context: Any, address: Any) -> Any:
+    """An address as a pointer to int64, for `numba.carray`."""
+
+    def codegen(_target: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], I64.as_pointer())
+
+    return types.CPointer(types.int64)(types.int64), codegen  # type: ignore[attr-defined]
+
+
+@njit
+def whole_numbers(address, count):  # type: ignore[no-untyped-def]
+    """The int64 array of ``count`` values at an address."""
+    return carray(_pointer(address), (count,))
+
+
+@intrinsic
+def keep(_context: Any, array: Any) -> Any:
+    """Nothing but a last use: an array of which only the address is used would be freed right after it was taken."""
+
+    def codegen(target: Any, _builder: Any, _signature: Any, _args: Any) -> Any:
+        return cgutils.get_null_value(target.get_value_type(types.none))
+
+    return types.none(array), codegen
+
+
+@intrinsic
+def copy_bytes(_context: Any, into: Any, source: Any, count: Any) -> Any:
+    """Copy ``count`` bytes between two addresses."""
+
+    def codegen(target: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        byte = ir.IntType(8).as_pointer()
+        cgutils.raw_memcpy(builder, builder.inttoptr(args[0], byte), builder.inttoptr(args[1], byte), args[2], 1)
+        return cgutils.get_null_value(target.get_value_type(types.none))
+
+    return types.none(types.int64, types.int64, types.int64), codegen
+
+
+_FLUSH = {"x86": 0x8040, "aarch64": 1 << 24}  # MXCSR: flush to zero, denormals are zero; FPCR: FZ
+
+
+def _architecture(context: Any) -> str:
+    triple = context.codegen()._tm.triple if hasattr(context.codegen(), "_tm") else ""
+    return "aarch64" if triple.startswith(("aarch64", "arm64")) else "x86"
+
+
+@intrinsic
+def flush_denormals(_context: Any) -> Any:
+    """Treat denormal numbers as zero from here on; returns the mode before, for `restore_mode`."""
+
+    def codegen(target: Any, builder: Any, _signature: Any, _args: Any) -> Any:
+        if _architecture(target) == "aarch64":
+            kind = ir.FunctionType(I64, [])
+            before = builder.asm(kind, "mrs $0, fpcr", "=r", [], side_effect=True)
+            _set_arm_mode(builder, builder.or_(before, I64(_FLUSH["aarch64"])))
+            return before
+        slot = cgutils.alloca_once(builder, ir.IntType(32))
+        _mxcsr(builder, "llvm.x86.sse.stmxcsr", slot)
+        before = builder.load(slot)
+        builder.store(builder.or_(before, ir.Constant(ir.IntType(32), _FLUSH["x86"])), slot)
+        _mxcsr(builder, "llvm.x86.sse.ldmxcsr", slot)
+        return builder.zext(before, I64)
+
+    return types.int64(), codegen
+
+
+@intrinsic
+def restore_mode(_context: Any, mode: Any) -> Any:
+    """Undo `flush_denormals`."""
+
+    def codegen(target: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        if _architecture(target) == "aarch64":
+            _set_arm_mode(builder, args[0])
+        else:
+            slot = cgutils.alloca_once(builder, ir.IntType(32))
+            builder.store(builder.trunc(args[0], ir.IntType(32)), slot)
+            _mxcsr(builder, "llvm.x86.sse.ldmxcsr", slot)
+        return cgutils.get_null_value(target.get_value_type(types.none))
+
+    return types.none(types.int64), codegen
+
+
+def _mxcsr(builder: Any, name: str, slot: Any) -> None:
+    byte = ir.IntType(8).as_pointer()
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.VoidType(), [byte]), name)
+    builder.call(function, [builder.bitcast(slot, byte)])
+
+
+def _set_arm_mode(builder: Any, mode: Any) -> None:
+    builder.asm(ir.FunctionType(ir.VoidType(), [I64]), "msr fpcr, $0", "r", [mode], side_effect=True)

@@ -1,0 +1,203 @@
+"""Packs: the weights as the tile reads them, and the frame that every call of a layer starts from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+from numba import from_dtype, types
+
+from fastrnn.backends.contract import Array
+from fastrnn.backends.numba_ import frame as f
+from fastrnn.backends.numba_ import scan
+from fastrnn.backends.numba_.compile import INT64S, Kernel, kernel_of
+from fastrnn.backends.numba_.frame import state_field
+from fastrnn.backends.numba_.program import Outer, Program
+from fastrnn.backends.numba_.tile import TileStage
+from fastrnn.equations import Sizes
+from fastrnn.plan import Plan, Product, Stage
+
+ALIGNMENT = 64  # bytes: a cache line, and the longest vector
+CHUNK_BYTES = 256 * 1024  # of projected input at once: about what stays in the second cache beside the weights
+CHUNK_ROWS = 48  # but at least so many rows, for the weights to be worth reading
+SLACK = 256  # bytes after a buffer: a block of the backward pass may be longer than forward's and read past a row
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """An uninitialised array that begins at a multiple of `ALIGNMENT` and may be read a little past its end."""
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.empty(size + ALIGNMENT + SLACK, np.uint8)
+    skip = -int(raw.__array_interface__["data"][0]) % ALIGNMENT
+    return raw[skip : skip + size].view(dtype).reshape(shape)
+
+
+def padded(count: int, block: int) -> int:
+    """``count`` rounded up to a multiple of ``block``."""
+    return -(-count // block) * block
+
+
+SCAN_ARGUMENTS = (INT64S, *[types.int64] * 4)  # frame, low, high, start, stop
+PIECE = 2e9  # multiply-adds between two checkpoints: some tens of milliseconds, so that Ctrl-C answers soon
+
+
+@lru_cache(maxsize=256)
+def program_of(plan: Plan, dtype: str) -> Program:
+    """The program of a plan."""
+    return Program(plan, np.dtype(dtype))
+
+
+@lru_cache(maxsize=2)
+def outer_of(dtype: str) -> Outer:
+    """The weight gradients' kernel of an element type."""
+    return Outer(np.dtype(dtype))
+
+
+class Points:
+    """Compiled ways to write an array's address into a frame: some ten times faster than asking NumPy for it."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        kind = from_dtype(dtype)
+        self.time_major = kernel_of(scan.point, None, INT64S, types.int64, types.Array(kind, 3, "A"))
+        self.state = kernel_of(scan.point, None, INT64S, types.int64, types.Array(kind, 2, "C"))
+
+
+@lru_cache(maxsize=2)
+def points_of(dtype: str) -> Points:
+    """The pointers of an element type."""
+    return Points(np.dtype(dtype))
+
+
+def pack_matrices(matrices: list[Array], block: int, dtype: np.dtype[Any]) -> Array:
+    """(units, K) matrices, one a sum, as [block of units][k][sum][unit]; units past the last are zero."""
+    units, depth = matrices[0].shape
+    blocks = padded(units, block) // block
+    packed = aligned((blocks, depth, len(matrices), block), dtype)
+    whole, rest = divmod(units, block)
+    for index, matrix in enumerate(matrices):
+        packed[:whole, :, index] = matrix[: whole * block].reshape(whole, block, depth).transpose(0, 2, 1)
+        if rest:
+            packed[whole, :, index, :rest] = matrix[whole * block :].T
+            packed[whole, :, index, rest:] = 0
+    return packed
+
+
+class NumbaPack:
+    """The weights of one layer and direction. What only training needs is packed when it is first asked for."""
+
+    def __init__(self, program: Program, parameters: Mapping[str, Array], sizes: Sizes) -> None:
+        self.program, self.plan, self.sizes, self.dtype = program, program.plan, sizes, program.dtype
+        cell, hidden = self.plan.cell, sizes.hidden_size
+        self.weights = {name: np.array(value, self.dtype) for name, value in parameters.items()}
+        self.weight_count = sum(value.size for value in self.weights.values() if value.ndim == 2)
+        blocks = program.block(program.forward), program.block([*program.backward, *program.finish])
+        self._pads = {(w, b): padded(sizes.width(w), blocks[b]) for w in "HP" for b in (0, 1)}
+        self.state_pads = tuple(self._pads[w, 0] for w in cell.state_widths)
+        self.adjoint_pads = tuple(self._pads[w, 1] for w in cell.state_widths)
+        self.kept_offsets = self._offsets(self.plan.kept_widths, 0)
+        self.gradient_offsets = self._offsets(self.plan.gradient_widths, 1)
+        self.kept_width, self.gradient_width = self.kept_offsets[-1], self.gradient_offsets[-1]
+        self._held: list[Array] = []
+        self.most_rows = max(1, int(PIECE / max(self.weight_count, 1)))  # row steps between two checkpoints
+        self.state_fields = [state_field(k, 0) for k in range(len(cell.states))]
+        self.points = points_of(self.dtype.name)
+        self.frame = self._frame(hidden)
+
+    def _offsets(self, widths: tuple[str, ...], backward: int) -> list[int]:
+        """Where each column begins in a row, and the row's width, in values."""
+        offsets = [0]
+        for width in widths:
+            offsets.append(offsets[-1] + self._pads[width, backward])
+        return offsets
+
+    def _place(self, frame: Array, field: int, array: Array) -> None:
+        self._held.append(array)
+        frame[field] = array.__array_interface__["data"][0]
+
+    def _frame(self, hidden: int) -> Array:
+        cell, sizes, size = self.plan.cell, self.sizes, self.dtype.itemsize
+        frame = np.zeros(self.program.layout.size, np.int64)
+        frame[f.INPUT], frame[f.HIDDEN_SIZE], frame[f.PROJ_SIZE] = sizes.input_size, hidden, sizes.proj_size
+        frame[f.FORWARD_H], frame[f.FORWARD_P] = self._pads["H", 0], self._pads["P", 0]
+        frame[f.BACKWARD_H], frame[f.BACKWARD_P] = self._pads["H", 1], self._pads["P", 1]
+        frame[f.KEPT_STRIDE], frame[f.GRADIENT_STRIDE] = self.kept_width * size, self.gradient_width * size
+        frame[f.VECTOR_STRIDE] = self._pads["H", 0] * size
+        frame[f.STATES] = len(cell.states)
+        frame[f.SCRATCH_BYTES] = (2 * sum(self.state_pads) + self.kept_width) * size
+        for k, width in enumerate(cell.state_widths):
+            frame[state_field(k, f.STATE_STRIDE)] = self.state_pads[k] * size
+            frame[state_field(k, f.ADJOINT_STRIDE)] = self.adjoint_pads[k] * size
+            frame[state_field(k, f.STATE_BYTES)] = sizes.width(width) * size
+        self._pack_input(frame)
+        frame[f.CHUNK] = max(CHUNK_ROWS, CHUNK_BYTES // int(frame[f.PROJECTED_STRIDE]))
+        self._pack_stages(frame, self.plan.forward, self.program.forward)
+        vectors = aligned((max(len(cell.vectors), 1), self._pads["H", 0] + self._pads["H", 1]), self.dtype)
+        vectors[...] = 0
+        flat = vectors.reshape(-1)
+        for index, name in enumerate(cell.vectors):
+            if name in self.weights:
+                flat[index * self._pads["H", 0] :][:hidden] = self.weights[name]
+        self._place(frame, f.VECTORS, vectors)
+        return frame
+
+    def _pack_input(self, frame: Array) -> None:
+        """All gates' input weights as one flat product, a gate after the other, each padded."""
+        gates, hidden, pad = self.program.gates, self.sizes.hidden_size, self._pads["H", 0]
+        matrix = np.zeros((gates, pad, self.sizes.input_size), self.dtype)
+        matrix[:, :hidden] = self.weights["weight_ih"].reshape(gates, hidden, self.sizes.input_size)
+        block = self.program.input.vectors * self.program.lanes
+        flat = matrix.reshape(gates * pad, self.sizes.input_size)
+        frame[f.FLAT_INPUT] = gates * pad
+        frame[f.PROJECTED_STRIDE] = padded(gates * pad, block) * self.dtype.itemsize
+        self._place(frame, f.INPUT_WEIGHTS, pack_matrices([flat], block, self.dtype))
+        bias = aligned((padded(gates * pad, block),), self.dtype)
+        bias[...] = 0
+        if "bias" in self.weights:
+            bias[: gates * pad].reshape(gates, pad)[:, :hidden] = self.weights["bias"].reshape(gates, hidden)
+        self._place(frame, f.BIAS, bias)
+
+    def _pack_stages(self, frame: Array, stages: tuple[Stage, ...], tiles: list[TileStage]) -> None:
+        for stage, tile in zip(stages, tiles, strict=True):
+            for product in stage.products:
+                packed = pack_matrices(self._matrices(product), tile.vectors * self.program.lanes, self.dtype)
+                self._place(frame, self.program.layout.weights[id(product)], packed)
+
+    def _gate(self, gate: str) -> Array:
+        """The (H, width of h) recurrent weights of a gate."""
+        index, hidden = self.plan.cell.recurrent_gates.index(gate), self.sizes.hidden_size
+        return self.weights["weight_hh"][index * hidden : (index + 1) * hidden]
+
+    def _matrices(self, product: Product) -> list[Array]:
+        """The weights of a product as (units, K), one a sum; transposed, and the gates in one sum, going backward."""
+        blocks = [self.weights["weight_hr"] if name is None else self._gate(name) for name in product.names]
+        return [np.concatenate(blocks).T] if product.rows[0][0] == "gradient" else blocks
+
+    @cached_property
+    def forward(self) -> Kernel:
+        """The compiled forward scan."""
+        return kernel_of(scan.forward, self.program, *SCAN_ARGUMENTS)
+
+    @cached_property
+    def backward(self) -> Kernel:
+        """The compiled backward scan."""
+        return kernel_of(scan.backward, self.program, *SCAN_ARGUMENTS)
+
+    @cached_property
+    def training_frame(self) -> Array:
+        """The frame with the transposed weights of the backward pass."""
+        frame, layout, size = self.frame.copy(), self.program.layout, self.dtype.itemsize
+        frame[f.RECORD] = 1
+        frame[f.CHUNK] = max(CHUNK_ROWS, CHUNK_BYTES // int(frame[f.GRADIENT_STRIDE]))
+        self._pack_stages(frame, self.plan.backward, self.program.backward)
+        self._pack_stages(frame, self.plan.finish, self.program.finish)
+        block = self.program.input_gradient.vectors * self.program.lanes
+        self._place(frame, f.INPUT_GRADIENT_WEIGHTS, pack_matrices([self.weights["weight_ih"].T], block, self.dtype))
+        for index, column in enumerate(self.plan.input_columns):
+            frame[layout.input_segments + index] = self.gradient_offsets[column] * size
+        for product in layout.products():
+            if id(product) in layout.segments:
+                for index, (_, column) in enumerate(product.rows):
+                    frame[layout.segments[id(product)] + index] = self.gradient_offsets[column] * size
+        return frame

@@ -1,0 +1,225 @@
+"""A plan as the kernels take it: its stages for the tile, and the Numba type that carries them into a compilation.
+
+Kernels are compiled once a program. The program is an argument whose *type* holds a digest of the cell's equations, the
+element type and the sources of the kernels, so that Numba's disk cache finds the right code in another process and
+never finds that of another cell or of an older version of these files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numba.core import types
+from numba.core.pythonapi import NativeValue
+from numba.extending import models, register_model, typeof_impl, unbox
+
+import fastrnn
+from fastrnn.backends.numba_ import frame as f
+from fastrnn.backends.numba_.frame import Layout, state_field
+from fastrnn.backends.numba_.target import target
+from fastrnn.backends.numba_.tile import Rows, TileProduct, TileStage, View
+from fastrnn.backends.numba_.vector import Emitter, evaluate
+from fastrnn.plan import Place, Plan, Product, Stage
+
+FORWARD_PADS, BACKWARD_PADS = (f.FORWARD_H, f.FORWARD_P), (f.BACKWARD_H, f.BACKWARD_P)
+WIDTHS = {"H": f.HIDDEN_SIZE, "P": f.PROJ_SIZE}
+
+
+def vectors_of(sums: int) -> int:
+    """Vectors of units a block: two where a unit has few sums, so that a tile has enough of them."""
+    return 2 if sums <= 2 else 1
+
+
+class Program:
+    """One plan for one element type: the stages that the tile runs, and the layout of their frame."""
+
+    def __init__(self, plan: Plan, dtype: np.dtype[Any]) -> None:
+        self.plan, self.dtype = plan, dtype
+        self.layout = Layout(plan)
+        self.gates = len(plan.cell.input_gates)
+        self.forward = [self._stage(s, FORWARD_PADS) for s in plan.forward]
+        self.backward = [self._stage(s, BACKWARD_PADS, with_dy=True) for s in plan.backward]
+        self.finish = [self._stage(s, BACKWARD_PADS) for s in plan.finish]
+        self.input = self._input_stage()
+        self.input_gradient = self._input_gradient_stage()
+        self.lanes = target().lanes(dtype)
+        self.numba_type = register(self, plan.cell.digest)
+
+    def links(self, stage: TileStage) -> bool:
+        """Whether a backward stage has the products that link a step to the one after it."""
+        products = self.plan.backward[self.backward.index(stage)].products
+        return any(node.op == "adjoint" for product in products for node in product.results)
+
+    def stages(self, kind: int) -> list[TileStage]:
+        """The stages of one kind, by its number in `intrinsics`."""
+        return [[self.input], self.forward, self.backward, self.finish, [self.input_gradient]][kind]
+
+    def block(self, stages: list[TileStage]) -> int:
+        """The largest block of units, in values, of some stages: what their rows are padded to a multiple of."""
+        return max(s.vectors for s in stages) * self.lanes
+
+    def _rows(self, place: Place, pads: tuple[int, int], after: bool = False) -> Rows:
+        kind, index = place
+        if kind == "input":
+            return Rows(f.PROJECTED_INPUT, f.PROJECTED_STRIDE, hidden_before=index, pads=pads)
+        if kind == "vector":
+            return Rows(f.VECTORS, hidden_before=index)
+        if kind == "state":
+            return Rows(state_field(index, f.STATE_IN), state_field(index, f.STATE_STRIDE))
+        if kind == "adjoint":
+            return Rows(state_field(index, f.ADJOINT), state_field(index, f.ADJOINT_STRIDE))
+        hidden, projected = self.layout.column(place)
+        if kind == "kept":
+            return Rows(f.KEPT, f.KEPT_STRIDE, hidden_before=hidden, projected_before=projected)
+        address = f.GRADIENT_AFTER if after else f.GRADIENT
+        return Rows(address, f.GRADIENT_STRIDE, hidden_before=hidden, projected_before=projected, pads=BACKWARD_PADS)
+
+    def _product(self, product: Product, pads: tuple[int, int]) -> TileProduct:
+        place = product.rows[0]
+        seeds = tuple(None if seed is None else self._rows(seed, pads) for seed in product.seeds)
+        if place[0] == "gradient":
+            links = product.results[0].op == "adjoint"
+            rows = Rows(f.GRADIENT_AFTER if links else f.GRADIENT, f.GRADIENT_STRIDE)
+            depth = WIDTHS[self.plan.gradient_widths[place[1]]]
+            first = self.layout.segments[id(product)]
+            return TileProduct(rows, depth, 1, self.layout.weights[id(product)], seeds, first, len(product.rows))
+        operand = self.plan.gradient.operands[product.names[0]]
+        depth = WIDTHS[self.plan.cell.width(operand)]
+        return TileProduct(
+            self._rows(place, pads), depth, len(product.results), self.layout.weights[id(product)], seeds
+        )
+
+    def _stage(self, stage: Stage, pads: tuple[int, int], with_dy: bool = False) -> TileStage:
+        products = tuple(self._product(p, pads) for p in stage.products)
+        vectors = vectors_of(sum(p.sums for p in products))
+        return TileStage(products, vectors, WIDTHS[stage.width], _Epilogue(self, stage, pads, with_dy))
+
+    def _input_stage(self) -> TileStage:
+        """All input products as one flat product: ``projected_input = bias + x weights``."""
+        seeds = (Rows(f.BIAS),)
+        product = TileProduct(Rows(f.X, table=f.X_OFFSETS), f.INPUT, 1, f.INPUT_WEIGHTS, seeds)
+        into = Rows(f.PROJECTED_INPUT, f.PROJECTED_STRIDE)
+
+        def store(emit: Emitter, view: View, sums: list[Any]) -> None:
+            emit.store(view.at(into), sums[0])
+
+        vectors = self.gates if 2 <= self.gates <= 4 else 2
+        return TileStage((product,), vectors, f.FLAT_INPUT, store)
+
+    def _input_gradient_stage(self) -> TileStage:
+        """The gradient of x: the gradients of the gates' input products times the transposed weights."""
+        rows = Rows(f.GRADIENT_BASE, table=f.GRADIENT_OFFSETS)
+        count = len(self.plan.input_columns)
+        product = TileProduct(
+            rows, f.HIDDEN_SIZE, 1, f.INPUT_GRADIENT_WEIGHTS, (None,), self.layout.input_segments, count
+        )
+        into = Rows(f.DX, table=f.DX_OFFSETS)
+
+        def store(emit: Emitter, view: View, sums: list[Any]) -> None:
+            emit.store_first(view.at(into), sums[0], view.remaining(f.INPUT))
+
+        return TileStage((product,), 2, f.INPUT, store)
+
+
+class _Epilogue:
+    """What follows a stage's products, for one row and one vector of units: loads, arithmetic, stores."""
+
+    def __init__(self, program: Program, stage: Stage, pads: tuple[int, int], with_dy: bool) -> None:
+        self.program, self.stage, self.pads, self.with_dy = program, stage, pads, with_dy
+
+    def __call__(self, emit: Emitter, view: View, sums: list[Any]) -> None:
+        known: dict[int, Any] = {}
+        results = [node for product in self.stage.products for node in product.results]
+        for node, total in zip(results, sums, strict=True):
+            known[node.number] = self._with_dy(emit, view, total, node.op, node.name)
+        for number, place in self.stage.loads.items():
+            loaded = emit.load(view.at(self.program._rows(place, self.pads)))
+            known[number] = self._with_dy(emit, view, loaded, place[0], place[1])
+        always: list[tuple[Any, Any]] = []
+        recorded: list[tuple[Any, Any]] = []
+        for node, place in self.stage.stores:
+            value = evaluate(emit, node, known)
+            later = place[0] == "kept" and place[1] >= self.program.plan.crossing
+            (recorded if later else always).append((self._destination(view, place), value))
+            if place == ("state", 0):
+                emit.store_first(view.at(Rows(f.Y, table=f.Y_OFFSETS)), value, self._remaining(view))
+        if recorded:
+            wanted = emit.builder.icmp_signed("!=", view.field(f.RECORD), emit.whole(0))
+            with emit.builder.if_then(wanted):
+                for address, value in recorded:
+                    emit.store(address, value)
+        for address, value in always:
+            emit.store(address, value)
+
+    def _remaining(self, view: View) -> Any:
+        return view.remaining(WIDTHS[self.stage.width])
+
+    def _destination(self, view: View, place: Place) -> Any:
+        if place[0] == "state":
+            rows = Rows(state_field(place[1], f.STATE_OUT), state_field(place[1], f.STATE_STRIDE))
+            return view.at(rows)
+        return view.at(self.program._rows(place, self.pads))
+
+    def _with_dy(self, emit: Emitter, view: View, value: Any, kind: str, index: Any) -> Any:
+        """The gradient of the output's state has, besides what the next step hands back, dy of this step."""
+        if not self.with_dy or (kind, index) != ("adjoint", 0):
+            return value
+        dy = emit.load_first(view.at(Rows(f.DY, table=f.DY_OFFSETS)), self._remaining(view))
+        return emit.add(value, dy)
+
+
+class Outer:
+    """The kernel of the weight gradients, which is the same for all cells."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self.dtype = dtype
+        self.numba_type = register(self, "outer")
+
+
+class ProgramType(types.Opaque):
+    """The Numba type of a program: nothing but its digest, by which the intrinsics find it."""
+
+    def __init__(self, digest: str) -> None:
+        self.digest = digest
+        super().__init__(name=f"fastrnn.Program({digest})")
+
+    @property
+    def program(self) -> Any:
+        return _PROGRAMS[self.digest]
+
+
+_PROGRAMS: dict[str, Program | Outer] = {}
+register_model(ProgramType)(models.OpaqueModel)
+
+
+def register(program: Program | Outer, name: str) -> ProgramType:
+    """The type of a program: a digest of its name, element type, target and of the sources of the kernels."""
+    digest = hashlib.sha256(name.encode() + program.dtype.name.encode() + _sources()).hexdigest()[:20]
+    _PROGRAMS[digest] = program
+    return ProgramType(digest)
+
+
+@typeof_impl.register(Program)
+@typeof_impl.register(Outer)
+def _typeof_program(value: Program | Outer, _context: Any) -> ProgramType:
+    return value.numba_type
+
+
+@unbox(ProgramType)
+def _unbox_program(_kind: Any, _value: Any, context: Any) -> NativeValue:
+    return NativeValue(context.context.get_dummy_value())
+
+
+@lru_cache(maxsize=1)
+def _sources() -> bytes:
+    """Everything that decides which instructions are emitted."""
+    package = Path(fastrnn.__file__).parent
+    found = hashlib.sha256(repr(target()).encode())
+    shared = [package / f"{name}.py" for name in ("approximations", "derive", "equations", "plan")]
+    for path in [*sorted((package / "backends" / "numba_").glob("*.py")), *shared]:
+        found.update(path.read_bytes())
+    return found.digest()

@@ -1,0 +1,235 @@
+"""The tile: a few rows times a few vectors of units, accumulated in registers, and what follows in the same registers.
+
+``sum[row][vector] += rows[row][k] * weights[k][vector]`` for all k in order, one multiply-add each, whatever the number
+of rows at once: that is why a row's bits do not depend on the rows beside it. Weights are packed by blocks of units,
+``[block][k][sum][vector][lane]``, so that a block's gates are computed side by side and the cell's arithmetic can
+follow while they are in registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+
+from fastrnn.backends.numba_ import frame as f
+from fastrnn.backends.numba_.target import target
+from fastrnn.backends.numba_.vector import I1, I64, Emitter
+
+UNROLL = 4  # steps of the k loop written out
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How to find a row: an address field, with either a stride field or a table of offsets, and a column."""
+
+    address: int
+    stride: int = -1
+    table: int = -1
+    hidden_before: int = 0
+    projected_before: int = 0
+    pads: tuple[int, int] = (f.FORWARD_H, f.FORWARD_P)
+
+
+@dataclass(frozen=True)
+class TileProduct:
+    """One product of a stage: ``sums`` results for each unit from ``depth`` values (a field) of each segment.
+
+    ``segments`` is the first field of the segments' byte offsets, ``count`` how many there are (0: one, at offset 0).
+    ``seeds`` gives each sum's start: None for zero, or the rows to load it from.
+    """
+
+    rows: Rows
+    depth: int
+    sums: int
+    weights: int
+    seeds: tuple[Rows | None, ...]
+    segments: int = 0
+    count: int = 0
+
+
+@dataclass(frozen=True)
+class TileStage:
+    """A stage as the tile sees it.
+
+    ``vectors`` units' vectors a block; ``width`` the field of the number of units; ``epilogue`` emits what follows:
+    ``epilogue(emit, view, sums)`` for one row and one vector of units, given the sums of all products.
+    """
+
+    products: tuple[TileProduct, ...]
+    vectors: int
+    width: int
+    epilogue: Callable[[Emitter, View, list[Any]], None]
+
+    @property
+    def accumulators(self) -> int:
+        return max(1, sum(p.sums for p in self.products)) * self.vectors
+
+
+class View:
+    """The rows of a tile: addresses of any place at one row and the units of one vector."""
+
+    def __init__(self, emit: Emitter, frame: Any, row: Any) -> None:
+        self.emit, self.frame, self.row, self.unit = emit, frame, row, emit.whole(0)
+        self._bases: dict[Rows, Any] = {}
+
+    def field(self, index: int) -> Any:
+        return self.emit.read_whole(self.emit.sum(self.frame, self.emit.whole(8 * index)))
+
+    def base(self, rows: Rows) -> Any:
+        """The address of the row's first unit."""
+        found = self._bases.get(rows)
+        if found is None:
+            emit = self.emit
+            found = self.field(rows.address)
+            if rows.stride >= 0:
+                found = emit.sum(found, emit.times(self.row, self.field(rows.stride)))
+            if rows.table >= 0:
+                entry = emit.sum(self.field(rows.table), emit.times(self.row, 8))
+                found = emit.sum(found, emit.read_whole(entry))
+            for count, pad in zip((rows.hidden_before, rows.projected_before), rows.pads, strict=True):
+                if count:
+                    found = emit.sum(found, emit.times(self.field(pad), count * emit.size))
+            self._bases[rows] = found
+        return found
+
+    def at(self, rows: Rows) -> Any:
+        """The address of the current vector of units."""
+        return self.emit.sum(self.base(rows), self.emit.times(self.unit, self.emit.size))
+
+    def remaining(self, width: int) -> Any:
+        """How many units are left from the current vector on."""
+        return self.emit.builder.sub(self.field(width), self.unit)
+
+
+def emit_stage(emit: Emitter, stage: TileStage, frame: Any, start: Any, stop: Any, with_products: Any) -> None:
+    """The loops over a stage's blocks and rows ``start .. stop - 1``, around calls of its tiles."""
+    b = emit.builder
+    width = emit.read_whole(emit.sum(frame, emit.whole(8 * stage.width)))
+    block_units = stage.vectors * emit.lanes
+    blocks = b.sdiv(emit.sum(width, emit.whole(block_units - 1)), emit.whole(block_units))
+    tiles = {height: _tile_function(emit, stage, height, 1) for height in target().heights(stage.accumulators)}
+    single = b.icmp_signed("==", b.sub(stop, start), emit.whole(1))
+    zero = emit.whole(0)
+    with b.if_else(single) as (one, many):
+        with one:  # a lone row: more blocks at once, so that enough sums are under way to hide the latency of each
+            first, span = zero, _span(stage)
+            if span > 1:
+                wide = _tile_function(emit, stage, 1, span)
+                with emit.loop(first, blocks, span, []) as (block, _, end):
+                    b.call(wide, [frame, start, block, with_products])
+                first = end[-1]
+            with emit.loop(first, blocks, 1, []) as (block, _, _end):
+                b.call(tiles[1], [frame, start, block, with_products])
+        with many, emit.loop(zero, blocks, 1, []) as (block, _, _end):
+            row = start
+            for height, tile in tiles.items():
+                with emit.loop(row, stop, height, []) as (first_row, _, end):
+                    b.call(tile, [frame, first_row, block, with_products])
+                row = end[-1]
+
+
+def _span(stage: TileStage) -> int:
+    """Blocks that a lone row takes at once: eight sums at least are needed to hide the latency of each."""
+    return max(1, (8 if target().registers == 32 else 4) // stage.accumulators)
+
+
+def _tile_function(caller: Emitter, stage: TileStage, height: int, span: int) -> Any:
+    """A function of its own for one tile shape: ``tile(frame, first_row, first_block, with_products)``."""
+    module = caller.builder.module
+    kind = ir.FunctionType(ir.VoidType(), [I64, I64, I64, I1])
+    function = ir.Function(module, kind, module.get_unique_name(f"tile_{height}x{stage.accumulators}x{span}"))
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    emit = Emitter(builder, caller.dtype)
+    frame, row, block, with_products = function.args
+    views = [View(emit, frame, emit.sum(row, emit.whole(m))) for m in range(height)]
+    units = [_unit(emit, stage, block, vector) for vector in range(stage.vectors * span)]
+    sums: list[list[list[Any]]] = [[[] for _ in units] for _ in range(height)]  # [row][vector of units] -> sums
+    for product in stage.products:
+        for m, per_row in enumerate(_accumulate(emit, stage, product, views, units, block, span, with_products)):
+            for vector, values in enumerate(per_row):
+                sums[m][vector].extend(values)
+    for m, view in enumerate(views):
+        for vector, unit in enumerate(units):
+            view.unit = unit
+            stage.epilogue(emit, view, sums[m][vector])
+    builder.ret_void()
+    return function
+
+
+def _unit(emit: Emitter, stage: TileStage, block: Any, vector: int) -> Any:
+    """The first unit of a vector of the tile."""
+    return emit.sum(emit.times(block, stage.vectors * emit.lanes), emit.whole(vector * emit.lanes))
+
+
+def _accumulate(
+    emit: Emitter, stage: TileStage, product: TileProduct, views: list[View], units: list[Any], block: Any, span: int,
+    with_products: Any,
+) -> list[list[list[Any]]]:  # fmt: skip
+    """The k loops of one product; returns [row][vector of units] -> its sums."""
+    b, vectors, sums = emit.builder, stage.vectors, product.sums
+    depth = views[0].field(product.depth)
+    step = sums * vectors  # vectors of weights for one k and one block
+    count = max(product.count, 1)
+    panel = emit.times(depth, count * step * emit.lanes * emit.size)
+    weights = emit.sum(views[0].field(product.weights), emit.times(block, panel))
+    panels = [emit.sum(weights, emit.times(panel, s)) for s in range(span)]
+    start = []
+    for view in views:
+        for unit in units:
+            view.unit = unit
+            start += [emit.const(0.0) if seed is None else emit.load(view.at(seed)) for seed in product.seeds]
+    segments = b.select(with_products, emit.whole(count), emit.whole(0))
+    bases = [view.base(product.rows) for view in views]
+    with emit.loop(emit.whole(0), segments, 1, start) as (segment, outer, ends):
+        row_bases = bases
+        if product.count:
+            field = emit.sum(views[0].frame, emit.times(emit.sum(segment, emit.whole(product.segments)), 8))
+            row_bases = [emit.sum(base, emit.read_whole(field)) for base in bases]
+        rows = [b.inttoptr(base, emit.scalar.as_pointer()) for base in row_bases]
+        at = emit.times(emit.times(segment, depth), step)  # in vectors
+        pointers = [b.gep(b.inttoptr(p, emit.vector.as_pointer()), [at]) for p in panels]
+        k: Any = emit.whole(0)
+        values = outer
+        for unroll in (UNROLL, 1):
+            with emit.loop(k, depth, unroll, values) as (index, inner, following):
+                following += _multiply(emit, rows, pointers, index, inner, unroll, sums, vectors)
+            values, k = following[:-1], following[-1]
+        ends += values
+    flat = iter(ends[:-1])
+    return [[[next(flat) for _ in range(sums)] for _ in units] for _ in views]
+
+
+def _multiply(
+    emit: Emitter,
+    rows: list[Any],
+    panels: list[Any],
+    index: Any,
+    values: list[Any],
+    unroll: int,
+    sums: int,
+    vectors: int,
+) -> list[Any]:
+    """``unroll`` steps of the k loop: every sum of every row, in the order [row][vector of units][sum]."""
+    b, step = emit.builder, sums * vectors
+    values = list(values)
+    for j in range(unroll):
+        k = emit.sum(index, emit.whole(j))
+        first = emit.times(k, step)
+        weights = []
+        for pointer in panels:
+            loaded = [
+                b.load(b.gep(pointer, [emit.sum(first, emit.whole(v))]), align=emit.lanes * emit.size)
+                for v in range(step)
+            ]
+            weights += [loaded[s * vectors + v] for v in range(vectors) for s in range(sums)]
+        for m, row in enumerate(rows):
+            value = emit.splat(b.load(b.gep(row, [k]), align=emit.size))
+            for v, weight in enumerate(weights):
+                at = m * len(weights) + v
+                values[at] = emit.fma(value, weight, values[at])
+    return values
