@@ -1,0 +1,171 @@
+"""One layer, in one direction or two: what goes to the backend, and which rows go to which thread.
+
+Arrays here are as the backends want them (see `fastrnn.backends.contract`); states are those of the whole stack,
+(L*D, B, S) each, of which ``base`` is the first one of the layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from fastrnn.backends import load
+from fastrnn.backends.contract import Array, Backend, Part, Rows, States
+from fastrnn.equations import Sizes
+from fastrnn.parameters import Packs
+from fastrnn.plan import Plan
+from fastrnn.threads import get_num_threads, run
+
+# Multiplications and additions that a thread should have to do, for waking it costs some tens of microseconds.
+WORTH_A_THREAD = 1 << 21
+
+
+class Layer:
+    """One layer of a stack."""
+
+    def __init__(
+        self, plan: Plan, sizes: Sizes, directions: int, bias: bool, dtype: np.dtype[Any], backend: str
+    ) -> None:
+        self.plan, self.sizes, self.directions, self.dtype, self._backend = plan, sizes, directions, dtype, backend
+        self.shapes = plan.cell.parameter_shapes(sizes, bias)
+        self.state_sizes = tuple(sizes.width(width) for width in plan.cell.state_widths)
+        self.output_size = self.state_sizes[0]  # of one direction
+        self._cost = sum(shape[0] * shape[1] for shape in self.shapes.values() if len(shape) == 2)  # of one valid step
+
+    @cached_property
+    def backend(self) -> Backend:
+        """The backend, imported when it is first needed."""
+        return load(self._backend)
+
+    def pack(self, parameters: Mapping[str, Array]) -> Any:
+        """The pack of one direction."""
+        return self.backend.pack(self.plan, parameters, self.sizes, self.dtype)
+
+    def empty_parameters(self) -> dict[str, Array]:
+        """New arrays, to be written, in the shapes of the parameters of one direction."""
+        return {name: np.empty(shape, self.dtype) for name, shape in self.shapes.items()}
+
+    def forward(self, packs: Packs, rows: Rows, x: Array, y: Array, state: States, final: States, base: int) -> None:
+        """Run all directions over x (T, B, I), each to its part of y (T, B, D*O)."""
+        parts = []
+        for direction in range(self.directions):
+            at = base + direction
+            begin = _each(state, at)
+            end = begin if final is state else _each(final, at)
+            out = self._of(y, direction)
+            parts.append(self.backend.forward(packs[at], rows, x, out, begin, end, direction == 1))
+        self._run(parts, rows)
+
+    def record(
+        self, packs: Packs, rows: Rows, x: Array, y: Array, state: States, final: States, base: int
+    ) -> list[Any]:
+        """As `forward`; the tape of each direction."""
+        backend, parts, tapes = self.backend, [], []
+        for direction in range(self.directions):
+            at, reverse = base + direction, direction == 1
+            tapes.append(backend.tape(packs[at], rows, x, reverse))
+            begin, end = _each(state, at), _each(final, at)
+            out = self._of(y, direction)
+            parts.append(backend.forward(packs[at], rows, x, out, begin, end, reverse, tapes[-1]))
+        self._run(parts, rows)
+        return tapes
+
+    def last(self, packs: Packs, rows: Rows, x: Array, y: Array, state: States, final: States, base: int) -> None:
+        """As `forward`, but y is (B, D*O): the output at each row's last valid step, left alone for an empty row.
+
+        In reverse that step is the first one to be computed: it is a scan of its own, from which another one goes on.
+        """
+        backend = self.backend
+        for direction in range(self.directions):
+            pack = packs[base + direction]
+            out = _repeated(y[:, direction * self.output_size : (direction + 1) * self.output_size], rows.steps)
+            begin, end = _each(state, base + direction), _each(final, base + direction)
+            if direction == 1 and rows.total:
+                first, rest, x_last = _split(rows, x)
+                self._run([backend.forward(pack, first, x_last, out[:1], begin, end, True)], first)
+                unused = _repeated(np.empty((rows.batch, self.output_size), self.dtype), rows.steps)
+                self._run([backend.forward(pack, rest, x, unused, end, end, True)], rest)
+            else:
+                self._run([backend.forward(pack, rows, x, out, begin, end, direction == 1)], rows)
+
+    def backward(
+        self,
+        tapes: Sequence[Any],
+        rows: Rows,
+        dy: Array,
+        dstate: States,
+        into: Sequence[Mapping[str, Array]],
+        base: int,
+    ) -> Array:
+        """The gradient of x. ``dstate`` goes in as the gradient of the final states, comes out as that of the first."""
+        backend, parts, works, dxs = self.backend, [], [], []
+        for direction, tape in enumerate(tapes):
+            dx = np.zeros((rows.steps, rows.batch, self.sizes.input_size), self.dtype)
+            ends = _each(dstate, base + direction)
+            work, part = backend.backward(tape, self._of(dy, direction), ends, dx, ends)
+            parts.append(part)
+            works.append(work)
+            dxs.append(dx)
+        self._run(parts, rows)
+        tasks = []
+        for tape, work, gradients in zip(tapes, works, into, strict=True):
+            tasks += backend.gradients(tape, work, gradients)
+        if rows.total * self._cost < WORTH_A_THREAD:
+            for task in tasks:
+                task()
+        else:
+            run(tasks)
+        if len(dxs) == 2:
+            dxs[0] += dxs[1]
+        return dxs[0]
+
+    def _of(self, y: Array, direction: int) -> Array:
+        """One direction's part of (T, B, D*O)."""
+        if self.directions == 1:
+            return y
+        return y[:, :, direction * self.output_size : (direction + 1) * self.output_size]
+
+    def _run(self, parts: Sequence[Part], rows: Rows) -> None:
+        """Run the scans of all directions, on as many threads as there are and are worth it."""
+        if rows.batch == 0:
+            return
+        n = get_num_threads()
+        if n > 1:
+            n = min(n, len(parts) * rows.total * self._cost // WORTH_A_THREAD)
+        if n <= 1:
+            for part in parts:
+                part(0, rows.batch)
+            return
+        cuts = _cuts(rows, -(-n // len(parts)))
+        run([partial(part, low, high) for low, high in pairwise(cuts) for part in parts])
+
+
+def _each(states: States, at: int) -> States:
+    """Of each state the part of one layer and direction, (B, S)."""
+    return tuple([state[at] for state in states])
+
+
+def _cuts(rows: Rows, pieces: int) -> list[int]:
+    """Where to cut the sorted rows so that the pieces have about as many valid steps each."""
+    ends = np.cumsum(rows.lengths)
+    targets = ends[-1] * np.arange(1, pieces) / pieces
+    inner = np.searchsorted(ends, targets, side="left") + 1
+    return sorted({0, *(int(cut) for cut in inner if cut < rows.batch), rows.batch})
+
+
+def _repeated(y: Array, steps: int) -> Array:
+    """(B, O) as a writable (steps, B, O) in which every step is the same memory."""
+    return np.lib.stride_tricks.as_strided(y, (steps, *y.shape), (0, *y.strides))
+
+
+def _split(rows: Rows, x: Array) -> tuple[Rows, Rows, Array]:
+    """Rows cut before their last valid step: that step alone, the steps before it, and x of that step, (1, B, I)."""
+    lengths = np.empty(rows.batch, np.int64)
+    lengths[rows.order] = rows.lengths
+    one = np.minimum(lengths, 1)
+    x_last = x[lengths - one, np.arange(rows.batch)]  # of an empty row the first step, which is not read
+    return Rows.of(1, rows.batch, one), Rows.of(rows.steps, rows.batch, lengths - one), x_last[None]

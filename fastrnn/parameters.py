@@ -1,0 +1,125 @@
+"""The parameters of a layer: their memory, and the packs made from it, which are never stale.
+
+Who reads ``layer.parameters[name]`` gets an array on the layer's own memory and may write to it, then or much later.
+So the store hands out *leases*: the array's base is a small object that lives as long as the array or any view of
+it. While a parameter's lease is alive, each call compares the memory with a snapshot; when it has died, once more, and
+then no longer. Packs are made from snapshots where there are any: a write that comes between two looks at the memory is
+found by the next comparison.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from fastrnn import checks
+from fastrnn.checks import Array
+from fastrnn.threads import renew_after_fork
+
+Packs = tuple[Any, ...]
+
+
+class _Lease:
+    """What an array on the store's memory is based on. NumPy keeps it alive for every view."""
+
+    __slots__ = ("__array_interface__", "__weakref__", "_memory")
+
+    def __init__(self, memory: Array) -> None:
+        self._memory = memory
+        self.__array_interface__ = memory.__array_interface__
+
+
+class ParameterStore:
+    """Named arrays of one dtype, in memory that it owns, and what is packed from them."""
+
+    def __init__(self, values: Mapping[str, Array], dtype: np.dtype[Any]) -> None:
+        self.dtype = dtype
+        self.shapes = {name: value.shape for name, value in values.items()}
+        self._memory = {name: np.array(value, dtype, order="C") for name, value in values.items()}
+        self._leases: dict[str, weakref.ref[_Lease]] = {}
+        self._snapshots: dict[str, Array] = {}  # of every parameter that was leased when it was last looked at
+        self._packs: Packs | None = None
+        self._lock = threading.Lock()
+        renew_after_fork(self)
+
+    def lease(self, name: str) -> Array:
+        """A writable array on the memory of a parameter."""
+        with self._lock:
+            reference = self._leases.get(name)
+            lease = reference() if reference is not None else None
+            if lease is None:
+                lease = _Lease(self._memory[name])
+                self._leases[name] = weakref.ref(lease)
+                # Kept from an earlier lease, or else made before anybody can write.
+                self._snapshots.setdefault(name, self._memory[name].copy())
+        return np.asarray(lease)
+
+    def set(self, values: Mapping[str, object]) -> None:
+        """Copy new values into some parameters; after an error, none has changed."""
+        if not isinstance(values, Mapping):
+            raise TypeError(f"values: expected a mapping from names to arrays, got {checks.described(values)}")
+        new: dict[str, Array] = {}
+        for name, value in values.items():
+            if name not in self.shapes:
+                raise ValueError(f"values: expected names out of {', '.join(self.shapes)}; got {name!r}")
+            # A copy, since the value may be a view of a parameter that is written before this one.
+            new[name] = checks.shaped(f"values[{name!r}]", value, self.dtype, self.shapes[name], "the shape", copy=True)
+        with self._lock:
+            self._packs = None
+            for name, array in new.items():
+                self._memory[name][...] = array
+                if name in self._snapshots:
+                    self._snapshots[name] = array
+
+    def packs(self, make: Callable[[Mapping[str, Array]], Packs]) -> Packs:
+        """The packs of the present values: those of the last call where nothing has changed, the same objects."""
+        packs = self._packs
+        if packs is not None and not self._snapshots:
+            return packs
+        with self._lock:
+            self._look()
+            if self._packs is None:
+                self._packs = make({**self._memory, **self._snapshots})
+            return self._packs
+
+    def _look(self) -> None:
+        """Find what has been written through leases."""
+        for name in list(self._snapshots):
+            alive = self._leases[name]() is not None  # asked before comparing: it may die in between
+            memory = self._memory[name]
+            if not np.array_equal(_bits(memory), _bits(self._snapshots[name])):
+                self._packs = None
+                self._snapshots[name] = memory.copy()
+            if not alive:
+                del self._snapshots[name]
+                del self._leases[name]
+
+
+def _bits(array: Array) -> Array:
+    """The array as integers: NaN is equal to itself, and 0 is not -0."""
+    return array.view(np.uint32 if array.itemsize == 4 else np.uint64)
+
+
+class Parameters(Mapping[str, Array]):
+    """The parameters of a layer by name, on the layer's own memory: the next call sees what is written to an array."""
+
+    def __init__(self, store: ParameterStore) -> None:
+        self._store = store
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._store.shapes:
+            raise KeyError(f"{name!r} is no parameter; there are {', '.join(self._store.shapes)}")
+        return self._store.lease(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._store.shapes)
+
+    def __len__(self) -> int:
+        return len(self._store.shapes)
+
+    def __repr__(self) -> str:
+        return "Parameters(" + ", ".join(f"{name} {shape}" for name, shape in self._store.shapes.items()) + ")"

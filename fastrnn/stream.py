@@ -1,0 +1,193 @@
+"""A session: the state of some sequences that go on from call to call.
+
+A step is the layer's own scan over one time step, on buffers that are made once.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastrnn import checks
+from fastrnn.backends.contract import Array, Part
+from fastrnn.layout import rows_of
+from fastrnn.threads import renew_after_fork
+
+if TYPE_CHECKING:
+    from fastrnn.recurrent import Recurrent
+
+
+class Stream:
+    """A session of a layer, made by `Recurrent.stream`.
+
+    Each call goes on where the last one ended; a changed parameter counts from the next call on. After an error the
+    state is what it was before the call. Calls from several threads come one after the other.
+
+    Attributes
+    ----------
+    layer : Recurrent
+    batch_size : int
+        B, how many sequences go side by side.
+
+    Examples
+    --------
+    >>> import numpy as np, fastrnn
+    >>> stream = fastrnn.GRU(80, 12).stream()
+    >>> stream.step(np.zeros(80)).shape
+    (12,)
+    """
+
+    def __init__(self, layer: Recurrent, batch_size: int = 1) -> None:
+        if layer.bidirectional:
+            raise ValueError(
+                "stream: expected a layer with one direction, got bidirectional=True: the reverse direction begins at "
+                "the end and needs the whole sequence"
+            )
+        self.layer = layer
+        self.batch_size = batch_size = checks.size("batch_size", batch_size)
+        self._packs: Any = None
+        self._rows = rows_of(1, batch_size, None)
+        self._lock = threading.Lock()
+        renew_after_fork(self)
+        self._states = (layer._states.zeros(batch_size), layer._states.zeros(batch_size))
+        self._turn = 0  # which of them holds; a step writes the other one, so that nothing is half done
+        widths = [layer.input_size] + [layer._width] * layer.num_layers
+        self._buffers = [np.zeros((1, batch_size, width), layer.dtype) for width in widths]
+        self._x, self._y = self._buffers[0][0], self._buffers[-1][0]
+        self._shapes = {self._x.shape: self._y.shape}  # of x and of the y that it gets
+        if batch_size == 1:
+            self._shapes[self._x.shape[1:]] = self._y.shape[1:]
+        self._parts: tuple[list[Part], list[Part]] = ([], [])
+
+    def step(self, x: ArrayLike, out: Array | None = None) -> Array:
+        """One time step of every sequence.
+
+        Parameters
+        ----------
+        x : array_like, shape (B, I), or (I,) with one sequence
+        out : ndarray, shape (B, D*H), or (D*H,) with one sequence
+            Where to write y, of the layer's dtype; with it, nothing is allocated. It may be `x` itself.
+
+        Returns
+        -------
+        y : ndarray, shape (B, H), or (H,) for an x of (I,)
+            `out` if it is given.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a wrong shape or dtype; the state is then left as it was.
+        """
+        given = x if type(x) is np.ndarray and x.dtype is self._x.dtype else checks.array("x", x, self.layer.dtype)
+        shape = self._shapes.get(given.shape)
+        if shape is None:
+            raise ValueError(f"x: expected {' or '.join(map(str, self._shapes))}, got {given.shape}")
+        if out is None:
+            out = np.empty(shape, self.layer.dtype)
+        elif type(out) is not np.ndarray or out.shape != shape or out.dtype is not self._y.dtype:
+            self._check_out(out, shape)
+        with self._lock:
+            packs = self.layer._packs()
+            if packs is not self._packs:
+                self._bind(packs)
+            self._x[...] = given
+            for part in self._parts[self._turn]:
+                part(0, self.batch_size)
+            try:
+                out[...] = self._y
+            except ValueError:  # read-only: rare, and dear to ask for beforehand
+                self._check_out(out, shape)
+                raise
+            self._turn ^= 1
+        return out
+
+    def chunk(self, x: ArrayLike, out: Array | None = None) -> Array:
+        """Some time steps of every sequence; the same as one step after the other.
+
+        Parameters
+        ----------
+        x : array_like, shape (T, B, I), with batch_first (B, T, I); or (T, I) with one sequence
+        out : ndarray, in the shape of y
+            Where to write y, of the layer's dtype. It may be `x` itself.
+
+        Returns
+        -------
+        y : ndarray, shape (T, B, H), laid out as x
+            `out` if it is given.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a wrong shape or dtype; the state is then left as it was.
+        """
+        layer = self.layer
+        xt, batched = layer._layout.input(x)
+        steps, batch = xt.shape[:2]
+        if batch != self.batch_size:
+            raise ValueError(f"x: expected B = {self.batch_size} sequences, as the stream has, got {batch}")
+        shape, _ = layer._layout.shape(steps, batch, layer._width, batched)
+        if out is not None:
+            self._check_out(out, shape)
+        y, yt = layer._layout.output(steps, batch, layer._width, batched, True)
+        with self._lock:
+            state, final = self._states[self._turn], self._states[1 - self._turn]
+            layer._stack.forward(layer._packs(), rows_of(steps, batch, None), xt, yt, state, final)
+            if out is not None:
+                out[...] = y
+            self._turn ^= 1
+        return y if out is None else out
+
+    @property
+    def state(self) -> Any:
+        """A copy of the state, as the layer returns it: (L, B, S) each."""
+        with self._lock:
+            states = tuple(array.copy() for array in self._states[self._turn])
+        return self.layer._states.present(states, True)
+
+    def reset(self, state: Any = None) -> None:
+        """Set the state.
+
+        Parameters
+        ----------
+        state : array_like or tuple of array_like, (L, B, S) each
+            In the form of `Stream.state`. None for zeros.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For a wrong form or shape; the state is then left as it was.
+        """
+        layout = self.layer._states
+        new = layout.zeros(self.batch_size) if state is None else layout.read("state", state, self.batch_size, True)
+        with self._lock:
+            for array, values in zip(self._states[1 - self._turn], new, strict=True):
+                array[...] = values
+            self._turn ^= 1
+
+    def __repr__(self) -> str:
+        return f"<Stream of {self.batch_size} sequences of {self.layer!r}>"
+
+    def _bind(self, packs: Any) -> None:
+        """Make the layers' scans ready over the buffers, once from each state to the other."""
+        self._parts = (self._bound(packs, *self._states), self._bound(packs, *self._states[::-1]))
+        self._packs = packs
+
+    def _bound(self, packs: Any, state: tuple[Array, ...], final: tuple[Array, ...]) -> list[Part]:
+        parts = []
+        for index, (layer, pack) in enumerate(zip(self.layer._stack.layers, packs, strict=True)):
+            x, y = self._buffers[index : index + 2]
+            begin, end = tuple(s[index] for s in state), tuple(s[index] for s in final)
+            parts.append(layer.backend.forward(pack, self._rows, x, y, begin, end, False))
+        return parts
+
+    def _check_out(self, out: object, shape: tuple[int, ...]) -> None:
+        if not isinstance(out, np.ndarray):
+            raise TypeError(f"out: expected an array of shape {shape}, got {checks.described(out)}")
+        if out.shape != shape or out.dtype != self.layer.dtype:
+            expected = f"an array of shape {shape}, dtype {self.layer.dtype}"
+            raise ValueError(f"out: expected {expected}, got {checks.described(out)}")
+        if not out.flags.writeable:
+            raise ValueError("out: expected an array that can be written, got a read-only one")
