@@ -75,6 +75,11 @@ class ParameterStore:
                 if name in self._snapshots:
                     self._snapshots[name] = array
 
+    def values(self) -> dict[str, Array]:
+        """Copies of all parameters."""
+        with self._lock:
+            return {name: memory.copy() for name, memory in self._memory.items()}
+
     def packs(self, make: Callable[[Mapping[str, Array]], Packs]) -> Packs:
         """The packs of the present values: those of the last call where nothing has changed, the same objects."""
         packs = self._packs

@@ -145,6 +145,19 @@ class Recurrent:
         count = self.num_layers * directions
         self._states = StateLayout(self.cell.states, layers[0].state_sizes, count, self.dtype)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What pickling and copying take: the configuration, the parameters, and where the dropout has got to."""
+        state = {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
+        state["cell"] = self.cell.function
+        return state | {"_parameters": self._store.values(), "_dropout_state": self._stack.dropout_state}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({name: value for name, value in state.items() if not name.startswith("_")})
+        self.cell = trace(state["cell"])
+        self._make()
+        self._store.set(state["_parameters"])
+        self._stack.dropout_state = state["_dropout_state"]
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self._arguments())})"
 

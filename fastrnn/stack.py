@@ -51,6 +51,17 @@ class Stack:
             for name, full in names.items()
         }
 
+    @property
+    def dropout_state(self) -> Any:
+        """Where the random numbers of the dropout have got to."""
+        with self._lock:
+            return self._random.bit_generator.state
+
+    @dropout_state.setter
+    def dropout_state(self, state: Any) -> None:
+        with self._lock:
+            self._random.bit_generator.state = state
+
     def packs(self, values: Mapping[str, Array]) -> Packs:
         """The packs of all layers and directions."""
         layers = [layer for layer in self.layers for _ in range(self.directions)]
