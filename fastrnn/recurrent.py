@@ -21,7 +21,7 @@ from fastrnn.parameters import Packs, Parameters, ParameterStore
 from fastrnn.plan import plan
 from fastrnn.stack import Stack
 from fastrnn.stream import Stream
-from fastrnn.summary import Gate, gate_blocks, gate_slice, summary
+from fastrnn.summary import Gate, gate_blocks, gate_slice, parameter_suffix, summary
 from fastrnn.tape import Gradients, Tape
 
 _DEFAULTS: dict[str, Any] = {"num_layers": 1, "bidirectional": False, "batch_first": False, "bias": True,
@@ -146,7 +146,7 @@ class Recurrent:
         self._states = StateLayout(self.cell.states, layers[0].state_sizes, count, self.dtype)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What pickling and copying take: the configuration, the parameters, and where the dropout has got to."""
+        """What pickling and copying take: configuration, parameters, and where the dropout has got to."""
         state = {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
         state["cell"] = self.cell.function
         return state | {"_parameters": self._store.values(), "_dropout_state": self._stack.dropout_state}
@@ -173,8 +173,6 @@ class Recurrent:
 
     def _options(self) -> list[str]:
         return []
-
-    # --- calls --------------------------------------------------------------------------------------------------------
 
     def __call__(
         self, x: ArrayLike, state: Any = None, lengths: ArrayLike | None = None, sequence: bool = True
@@ -334,8 +332,6 @@ class Recurrent:
         """
         return Stream(self, batch_size)
 
-    # --- parameters ---------------------------------------------------------------------------------------------------
-
     @property
     def parameters(self) -> Mapping[str, Array]:
         """The parameters by name. Each array is on the layer's own memory: the next call sees what is written to it.
@@ -388,12 +384,7 @@ class Recurrent:
             For a gate, a layer or a direction that the layer does not have.
         """
         name = checks.word("name", name, self.cell.gates)
-        index = checks.size("layer", layer, 0)
-        if index >= self.num_layers:
-            raise ValueError(f"layer: expected 0 to {self.num_layers - 1}, got {index}")
-        if checks.flag("reverse", reverse) and not self.bidirectional:
-            raise ValueError("reverse: expected False, since the layer has one direction; got True")
-        suffix = f"_l{index}_reverse" if reverse else f"_l{index}"
+        suffix = parameter_suffix(layer, self.num_layers, reverse, self.bidirectional)
         return gate_blocks(self.cell, name, self.hidden_size, self.parameters, suffix)
 
     def summary(self) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fastrnn import checks
 from fastrnn.backends.contract import Array
 from fastrnn.equations import Cell
 
@@ -45,6 +46,16 @@ def gate_slice(gates: tuple[str, ...], gate: str, hidden_size: int) -> slice | N
         return None
     start = gates.index(gate) * hidden_size
     return slice(start, start + hidden_size)
+
+
+def parameter_suffix(layer: object, num_layers: int, reverse: object, bidirectional: bool) -> str:
+    """How the names of the parameters of one layer and direction end."""
+    index = checks.size("layer", layer, 0)
+    if index >= num_layers:
+        raise ValueError(f"layer: expected 0 to {num_layers - 1}, got {index}")
+    if checks.flag("reverse", reverse) and not bidirectional:
+        raise ValueError("reverse: expected False, since the layer has one direction; got True")
+    return f"_l{index}_reverse" if reverse else f"_l{index}"
 
 
 def gate_blocks(cell: Cell, gate: str, hidden_size: int, parameters: Mapping[str, Array], suffix: str) -> Gate:

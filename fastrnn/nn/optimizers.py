@@ -360,8 +360,9 @@ def _norm(arrays: list[FloatArray]) -> float:
     peak = float(np.max([np.max(np.abs(array), initial=0.0) for array in arrays], initial=0.0))
     if peak == 0.0 or not math.isfinite(peak):
         return peak
-    scaled = (np.divide(array, peak, dtype=np.float64).ravel() for array in arrays)
-    return peak * math.sqrt(sum(float(np.dot(vector, vector)) for vector in scaled))
+    # Not np.dot: BLAS would do a large one on all cores, whatever else runs there.
+    squares = (np.square(np.divide(array, peak, dtype=np.float64)) for array in arrays)
+    return peak * math.sqrt(sum(float(np.add.reduce(square, axis=None)) for square in squares))
 
 
 def _gradients(index: int, given: object) -> Mapping[str, Any]:
