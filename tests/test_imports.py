@@ -1,0 +1,175 @@
+"""Which module may import which, and what comes in with ``import fastrnn``."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastrnn
+
+ROOT = Path(fastrnn.__file__).parent
+FILES = {str(path.relative_to(ROOT).with_suffix("")).replace("/", "."): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def imported(module: str) -> set[str]:
+    """The full names of what a module imports (``from a import b``: both a and a.b), but for type checking alone."""
+    found: set[str] = set()
+    package = ["fastrnn", *module.split(".")[:-1]]
+    waiting: list[ast.AST] = [ast.parse(FILES[module].read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            waiting += node.orelse
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) + 1 - node.level] if node.level else []
+            source = ".".join([*start, *([node.module] if node.module else [])])
+            found |= {source} | {f"{source}.{alias.name}" for alias in node.names}
+        waiting += ast.iter_child_nodes(node)
+    return found
+
+
+def ours(module: str) -> set[str]:
+    """What a module of the package imports of the package, without the package's name."""
+    names = {name for name in imported(module) if name.startswith("fastrnn.")}
+    for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):  # import fastrnn; fastrnn.layers...
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "fastrnn":
+            names |= {f"fastrnn.{node.attr}"} - {"fastrnn.__file__"}
+    return {name.removeprefix("fastrnn.") for name in names}
+
+
+def under(names: set[str], *prefixes: str) -> set[str]:
+    """Those that are one of some modules or within it."""
+    return {name for name in names if any(name == p or name.startswith(f"{p}.") for p in prefixes)}
+
+
+LAYERS = ("layer", "layers", "stack", "recurrent", "stream", "parameters", "layout", "tape", "summary", "initial")
+EQUATIONS = ("graph", "equations", "derive", "plan")
+
+
+def test_the_rules_speak_of_files_that_exist() -> None:
+    """A renamed file must not slip through."""
+    for module in (
+        *LAYERS,
+        *EQUATIONS,
+        "approximations",
+        "threads",
+        "checks",
+        "backends.__init__",
+        "backends.contract",
+    ):
+        assert module in FILES, f"{module} is gone: mend the rules"
+
+
+@pytest.mark.parametrize("module", [*EQUATIONS, *(m for m in FILES if m.startswith("cells."))])
+def test_equations_know_no_backend_and_no_layer(module: str) -> None:
+    """Equations, cells, derivative and plan import one another at most."""
+    names = ours(module)
+    assert names == under(names, "cells", *EQUATIONS)
+
+
+def test_graph_before_equations_before_derive_before_plan() -> None:
+    """And among themselves only downward."""
+    for index, module in enumerate(EQUATIONS):
+        assert not under(ours(module), *EQUATIONS[index:], "cells"), module
+
+
+def test_approximations_import_nothing() -> None:
+    """They are formulas."""
+    assert not ours("approximations")
+
+
+@pytest.mark.parametrize("module", [m for m in FILES if m.startswith("backends.")])
+def test_backends_know_no_layer(module: str) -> None:
+    """Backends import equations, plans, approximations, the contract, threads' checkpoint, and themselves."""
+    names = ours(module)
+    known = under(names, "backends", "approximations", "threads", *EQUATIONS)
+    assert names == known
+
+
+@pytest.mark.parametrize("module", [m for m in FILES if m.startswith("backends.")])
+def test_backends_do_not_know_one_another(module: str) -> None:
+    """Nor does the contract know any; the registry names them, and imports them when asked."""
+    family = module.split(".")[1]
+    own = {"numba_": ("backends.numba_",), "numpy_": ("backends.evaluate", "backends.steps")}.get(family, ())
+    helpers = {"evaluate": ("backends.steps",), "steps": (), "contract": (), "__init__": ()}.get(family, ())
+    assert not under(ours(module), "backends") - under(ours(module), "backends.contract", *own, *helpers) - {"backends"}
+
+
+@pytest.mark.parametrize("module", LAYERS)
+def test_layers_know_no_backend_by_name(module: str) -> None:
+    """They know the registry and the contract."""
+    names = under(ours(module), "backends")
+    assert names <= {"backends", "backends.contract"} | {
+        name for name in names if name.startswith("backends.contract.") or name in ("backends.load", "backends.choose")
+    }
+    text = FILES[module].read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Compare):
+            assert not {"'numba'", "'numpy'", "'cython'"} & {ast.unparse(c) for c in [node.left, *node.comparators]}
+
+
+@pytest.mark.parametrize("module", [m for m in FILES if m.startswith("nn.")])
+def test_nn_knows_nothing_of_the_rest(module: str) -> None:
+    """What surrounds a recurrent layer needs none."""
+    names = ours(module)
+    assert names == under(names, "nn")
+
+
+def modules_after(code: str) -> set[str]:
+    """The modules that are there after some code in a process of its own, by their first names."""
+    program = f"{code}\nimport sys, json\nprint(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def first_names(modules: set[str]) -> set[str]:
+    """numpy.linalg -> numpy, without those of the standard library and of the interpreter."""
+    return {name.partition(".")[0] for name in modules} - set(sys.stdlib_module_names)
+
+
+def test_import_fastrnn_brings_in_numpy_alone() -> None:
+    """No Numba, SciPy, llvmlite, PyTorch, sktime; nothing that NumPy does not bring with it."""
+    alone, before = modules_after("import fastrnn"), modules_after("import numpy")
+    assert not first_names(alone) & {
+        "numba",
+        "llvmlite",
+        "scipy",
+        "torch",
+        "onnx",
+        "sktime",
+        "pandas",
+        "rich",
+        "safetensors",
+    }
+    assert first_names(alone) - first_names(before) == {"fastrnn"}
+
+
+def test_numpy_backend_brings_in_numpy_alone() -> None:
+    """A layer on the reference backend needs nothing else, either."""
+    code = "import fastrnn\nfastrnn.LSTM(3, 4, backend='numpy')([[1.0, 2.0, 3.0]])"
+    assert not first_names(modules_after(code)) & {"numba", "llvmlite", "scipy", "torch"}
+
+
+def test_making_a_layer_does_not_import_numba() -> None:
+    """Only computing does."""
+    found = first_names(
+        modules_after("import fastrnn\nprint(fastrnn.LSTM(3, 4, backend='numba').summary(), fastrnn.backends())")
+    )
+    assert not found & {"numba", "llvmlite"}
+
+
+def test_numba_backend_needs_no_scipy() -> None:
+    """Kernels are compiled where SciPy cannot be imported."""
+    computes = "import fastrnn\nfastrnn.LSTM(3, 4, backend='numba')([[1.0, 2.0, 3.0]])"
+    code = f"import sys\nsys.modules['scipy'] = None\n{computes}"
+    found = modules_after(code)
+    assert "numba" in found
+    assert not {name for name in found if name.startswith("scipy.")}
