@@ -4,13 +4,19 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test bench lint clean
 
 demo: $(VENV)/.demo
 	$(BIN)/fastrnn demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n auto
+
+# Compares with whatever peers pip can get here (half an hour), and writes the README's table and pictures anew.
+bench: $(VENV)/.bench
+	mkdir -p docs
+	$(BIN)/fastrnn bench --json benchmarks/results.json --plot docs/bench.svg
+	$(BIN)/python benchmarks/update_readme.py benchmarks/results.json README.md
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -1,0 +1,27 @@
+"""Put the tables of a run into a README: ``python benchmarks/update_readme.py results.json README.md``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from fastrnn.bench import markdown
+from fastrnn.bench.results import Run
+
+
+def main(arguments: list[str]) -> int:
+    """Replace what stands between the markers."""
+    if len(arguments) != 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    try:
+        run = Run.load(Path(arguments[0]))
+        markdown.replace_between(Path(arguments[1]), markdown.render(run))
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,102 @@
+"""The contenders' processes, seen from the parent: started, asked one at a time, ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from types import TracebackType
+from typing import IO, Any, cast
+
+from fastrnn.bench.contenders import contender
+
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+# What makes NumPy's matrix products take other kernels or block sizes than the machine's own. No contender sees them.
+CLEARED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OPENBLAS_BLOCK_FACTOR", "NPY_DISABLE_CPU_FEATURES")
+
+
+class WorkerError(RuntimeError):
+    """A contender's process has ended before its time; the message has the last that it said."""
+
+
+def environment(name: str, threads: int) -> dict[str, str]:
+    """What a contender's process starts with."""
+    kept = {key: value for key, value in os.environ.items() if key not in CLEARED}
+    return {**kept, **dict.fromkeys(THREADS, str(threads)), **contender(name).environment(threads)}
+
+
+class Process:
+    """A contender's process. It ends when its input does, thus also when this process is killed.
+
+    Parameters
+    ----------
+    name : str
+        The contender's.
+    threads : int
+    """
+
+    def __init__(self, name: str, threads: int) -> None:
+        self.name, self.threads = name, threads
+        # The same search path as here: a module in the current directory must not take the place of an installed one.
+        program = (
+            f"import sys; sys.path[:] = {sys.path!r}; "
+            f"from fastrnn.bench.worker import serve; serve({name!r}, {threads})"
+        )
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", program],
+            env=environment(name, threads),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for the parent alone
+        )
+        self._requests, self._replies = cast(IO[str], self._process.stdin), cast(IO[str], self._process.stdout)
+        try:
+            self.versions: dict[str, str] = self._read()["versions"]
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """Send a request and wait for the answer.
+
+        Raises
+        ------
+        WorkerError
+            If the process has ended.
+        """
+        with suppress(BrokenPipeError):
+            print(json.dumps({"do": do, **arguments}), file=self._requests, flush=True)
+        return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        line = self._replies.readline()
+        if not line:
+            code = self._process.wait()
+            raise WorkerError(f"its process has ended with exit code {code}{self._last_words()}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _last_words(self) -> str:
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return f": {lines[-1][:200]}" if lines else ""
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._requests, self._replies, self._errors):
+            with suppress(BrokenPipeError):
+                pipe.close()
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,161 @@
+"""What ``fastrnn bench`` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fastrnn.bench.compare import Change, overall
+from fastrnn.bench.contenders import contender
+from fastrnn.bench.machine import Limits
+from fastrnn.bench.markdown import groups, losses_first, seconds
+from fastrnn.bench.results import Result, Run, geometric_mean
+
+_FOOTPRINTS = (("16 KB", 1 << 14), ("512 KB", 1 << 19), ("8 MB", 1 << 23), ("128 MB", 1 << 27))
+
+
+def show_environment(console: Console, environment: dict[str, Any], missing: dict[str, str]) -> None:
+    """Processor, versions, who is not here and why."""
+    rows = {
+        "processor": f"{environment['processor']}, {environment['cores']} cores",
+        "software": ", ".join(f"{name} {number}" for name, number in environment["versions"].items()),
+    }
+    if environment["cleared"]:
+        rows["cleared"] = f"{', '.join(environment['cleared'])}: with them NumPy is not itself"
+    if environment["load"] is not None and environment["load"] > 0.5:
+        rows["load"] = f"[yellow]{environment['load']} before the run: something else is at work here[/]"
+    rows.update({contender(name).title: f"not measured: {reason}" for name, reason in missing.items()})
+    _grid(console, rows)
+
+
+def show_machine(console: Console, machine: dict[int, Limits]) -> None:
+    """What the roofline is made of."""
+    rows = {}
+    for threads, found in machine.items():
+        reads = ", ".join(f"{name} {found.bytes_per_second(size) / 1e9:.0f}" for name, size in _FOOTPRINTS)
+        rows["1 thread" if threads == 1 else f"{threads} threads"] = (
+            f"{found.peak / 1e9:.0f} GFLOP/s of multiply-adds; GB/s read over and over from {reads}"
+        )
+    _grid(console, rows)
+
+
+def show_results(console: Console, run: Run) -> None:
+    """A table for each mode and number of threads, then latency, what went wrong, and the sum of it."""
+    for title, results in groups(run.results):
+        console.print(_table(title, results))
+    latency = [result for result in run.results if result.latency]
+    if latency:
+        console.print(_latency_table(latency))
+    _show_problems(console, run)
+    ratios = [result.ratio for result in run.results if result.ratio is not None]
+    if ratios:
+        lost = sum(ratio < 1 for ratio in ratios)
+        style = "bold red" if lost else "bold green"
+        console.print(
+            f"[{style}]{geometric_mean(ratios):.2f} times as fast as the best peer in geometric mean over "
+            f"{len(ratios)} cases, {min(ratios):.2f} at the worst; {lost} {'loss' if lost == 1 else 'losses'}.[/]"
+        )
+
+
+def show_changes(console: Console, changes: Sequence[Change], warnings: Sequence[str]) -> None:
+    """The comparison of two runs."""
+    for text in warnings:
+        console.print(f"[yellow]not the same in both: {text}[/]")
+    table = Table("case", title=None)
+    for name in ("before", "after", "peers' speed", "our speed, peers' taken out", "ratio before", "ratio after", ""):
+        table.add_column(name, justify="right")
+    for change in changes:
+        table.add_row(
+            change.id,
+            seconds(change.before),
+            seconds(change.after),
+            _times(change.peers),
+            _times(change.speedup),
+            _times(change.ratio_before),
+            _times(change.ratio_after),
+            change.verdict,
+            style={"faster": "green", "slower": "red"}.get(change.verdict),
+        )
+    console.print(table)
+    if changes:
+        console.print(f"{overall(list(changes)):.3f} times as fast in geometric mean over {len(changes)} cases.")
+
+
+def _table(title: str, results: Sequence[Result]) -> Table:
+    names = list(dict.fromkeys(entry.contender for result in results for entry in result.timed()))
+    unit, scale = ("us", 1e6) if results[0].case.mode == "step" else ("ms", 1e3)
+    table = Table(title=f"{title}, {unit}", title_justify="left", padding=(0, 0, 0, 1))
+    table.add_column("case", no_wrap=True)
+    for name in ("ratio", "of medians", "limit", "reached", *(contender(name).title for name in names)):
+        table.add_column(name, justify="right")
+    two = any(result.handover is not None for result in results)
+    if two:
+        table.add_column("handover, ns", justify="right")
+    for result in losses_first(results):
+        best, limit = result.best_peer(), result.fraction
+        times = {
+            entry.contender: f"{_digits(entry.minimum * scale)}\n[dim]{_digits(entry.median * scale)}[/]"
+            for entry in result.timed()
+        }
+        if best is not None:
+            times[best.contender] = f"[bold]{times[best.contender]}[/]"
+        ratio = _times(result.ratio)
+        row = [
+            result.case.label,
+            f"[bold red]{ratio}\nloss[/]" if (result.ratio or 1.0) < 1 else ratio,
+            _times(result.ratio_of_medians),
+            "-" if result.limit is None else _digits(result.limit * scale),
+            "-" if limit is None else f"{limit:.0%}",
+            *(times.get(name, "-") for name in names),
+        ]
+        table.add_row(*row, *(["-" if result.handover is None else f"{result.handover * 1e9:.0f}"] if two else []))
+    table.caption, table.caption_justify = "Of each contender the minimum and, below it, the median.", "left"
+    return table
+
+
+def _latency_table(results: Sequence[Result]) -> Table:
+    table = Table("one step of one row", "", title="latency", title_justify="left", padding=(0, 0, 0, 1))
+    for name in ("p50", "p99", "p99.9", "times real time"):
+        table.add_column(name, justify="right")
+    for result in results:
+        label = f"{result.case.label}{'' if result.case.threads == 1 else f' t{result.case.threads}'}"
+        for name, found in result.latency.items():
+            values = [seconds(found[key]) for key in ("p50", "p99", "p99.9")]
+            table.add_row(label, contender(name).title, *values, f"{0.01 / found['p50']:,.0f}")
+            label = ""
+    table.caption, table.caption_justify = "Real time is a step every 10 ms, as in audio.", "left"
+    return table
+
+
+def _show_problems(console: Console, run: Run) -> None:
+    """Wrong outputs, contenders that broke, and those that kept more processors busy than they were given."""
+    for result in run.results:
+        for entry in result.entries:
+            who = f"{contender(entry.contender).title}, {result.case.id}"
+            if entry.status == "wrong":
+                console.print(f"[bold red]wrong output, not timed: {who}: {entry.reason}[/]")
+            elif entry.status == "failed":
+                console.print(f"[red]failed: {who}: {entry.reason}[/]")
+            elif entry.busy > result.case.threads + 0.25:
+                console.print(f"[yellow]{who}: {entry.busy:.1f} processors busy, not {result.case.threads}[/]")
+
+
+def _digits(value: float) -> str:
+    """Three digits, as in a table whose title has the unit."""
+    return f"{value:.{0 if value >= 99.95 else 1 if value >= 9.995 else 2 if value >= 0.0995 else 3}f}"
+
+
+def _times(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _grid(console: Console, rows: dict[str, str]) -> None:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column()
+    for label, text in rows.items():
+        grid.add_row(label, text)
+    console.print(grid)

@@ -1,0 +1,209 @@
+"""Time the library beside NumPy and whatever peers are installed, and show how near to the machine's limit it is."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastrnn.bench import cases, compare, contenders, environment, machine, plots
+from fastrnn.bench.cases import Case
+from fastrnn.bench.machine import Limits
+from fastrnn.bench.results import Result, Run
+from fastrnn.bench.runner import QUICK, Effort, Runner, set_limits
+from fastrnn.commands import CommandError, at_least
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+HELP = "compare the speed with NumPy, PyTorch, ONNX Runtime and others that are installed"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments."""
+    parser.epilog = "Groups: " + "; ".join(f"{name}, {text}" for name, text in cases.GROUPS.items()) + "."
+    parser.add_argument("--quick", action="store_true", help="a few cases, a minute or two")
+    parser.add_argument(
+        "--contenders",
+        nargs="+",
+        metavar="NAME",
+        help=f"those to run, of: {', '.join(contenders.NAMES)} (default: all)",
+    )
+    parser.add_argument(
+        "--threads", type=at_least(1), metavar="N", help="of every contender (default: cases with 1 and with 2)"
+    )
+    parser.add_argument("--cells", nargs="+", choices=cases.CELLS, metavar="CELL", help="lstm, gru, rnn (default: all)")
+    parser.add_argument("--modes", nargs="+", choices=cases.MODES, metavar="MODE", help="step, forward, training")
+    parser.add_argument("--groups", nargs="+", choices=list(cases.GROUPS), metavar="GROUP", help="see below")
+    parser.add_argument("--cases", default="", metavar="TEXT", help="only those with this in their names")
+    parser.add_argument("--list", action="store_true", help="show the cases and contenders, and measure nothing")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw FILE-ratio and FILE-roofline; .svg or .png (needs matplotlib)"
+    )
+    parser.add_argument(
+        "--compare", nargs=2, type=Path, metavar=("A.json", "B.json"), help="show what changed between two runs"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run it; the exit code: 0, 1 if one of our own outputs is wrong, 130 after Ctrl-C."""
+    _check_packages(options)
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=160)  # a file or a pipe has no width of its own
+    if options.compare:
+        return _compare(console, *options.compare)
+    chosen = _cases(options)
+    names, missing = _contenders(options.contenders)
+    if options.list:
+        return _list(console, chosen, missing)
+    from fastrnn.bench import report
+
+    with _progress(console) as progress:
+        limits = _measure(progress, chosen, options.quick)
+        effort = QUICK if options.quick else Effort()
+        results, versions, complete = _run(console, progress, chosen, names, limits, effort)
+        if complete:  # and once more: what else ran at that moment has made it look slower than it is
+            again = _measure(progress, chosen, quick=True)
+            limits = {threads: found.better(again[threads]) for threads, found in limits.items()}
+            set_limits(results, limits)
+    found = Run(
+        environment.describe(versions), {str(n): limit.to_json() for n, limit in limits.items()}, missing, results
+    )
+    report.show_environment(console, found.environment, missing)
+    report.show_machine(console, limits)
+    report.show_results(console, found)
+    _write(console, found, options)
+    if not complete:
+        console.print("[yellow]interrupted: these are the cases that were complete[/]")
+        return 130
+    ours = [entry for result in results for entry in result.entries if contenders.contender(entry.contender).ours]
+    return int(any(entry.status in ("wrong", "failed") for entry in ours))
+
+
+def _check_packages(options: argparse.Namespace) -> None:
+    """Before anything is measured: what the options need is here, and the files can be written."""
+    wanted = ["rich"] + (["matplotlib"] if options.plot else [])
+    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    if missing:
+        raise CommandError(f"{' and '.join(missing)} missing; to install what it needs: pip install 'fastrnn[bench]'")
+    if options.plot and options.plot.suffix not in ("", ".svg", ".png"):
+        raise CommandError(f"--plot: expected a name that ends in .svg or .png, got {str(options.plot)!r}")
+    for path in (options.json, options.plot):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise CommandError(f"there is no folder {str(path.absolute().parent)!r}")
+
+
+def _cases(options: argparse.Namespace) -> list[Case]:
+    groups = ["quick"] if options.quick and not options.groups else options.groups
+    chosen = cases.select(groups, options.cells, options.modes, options.threads, options.cases)
+    if options.threads is None:
+        chosen = tuple(case for case in chosen if case.threads <= (os.cpu_count() or 1))
+    if not chosen:
+        raise CommandError("no case is left by --groups, --cells, --modes, --threads and --cases")
+    return sorted(chosen, key=lambda case: case.threads)  # one process of a contender serves all of these
+
+
+def _contenders(asked: list[str] | None) -> tuple[list[str], dict[str, str]]:
+    """Who runs, and who does not and why."""
+    names = [name for text in asked or contenders.NAMES for name in text.split(",")]
+    try:
+        reasons = {name: contenders.contender(name).unavailable() for name in names}
+    except (ValueError, ImportError, AttributeError) as error:
+        raise CommandError(str(error)) from error
+    missing = {name: reason for name, reason in reasons.items() if reason is not None}
+    available = [name for name in reasons if name not in missing]
+    if not available:
+        raise CommandError("no contender is here: " + "; ".join(f"{name}: {why}" for name, why in missing.items()))
+    return available, missing
+
+
+def _list(console: Console, chosen: list[Case], missing: dict[str, str]) -> int:
+    for case in chosen:
+        console.print(f"{case.id}  [dim]{', '.join(case.groups)}[/]")
+    for name in contenders.NAMES:
+        console.print(f"{name}: {missing.get(name, 'here')}", style="dim" if name in missing else None)
+    return 0
+
+
+def _measure(progress: Progress, chosen: list[Case], quick: bool) -> dict[int, Limits]:
+    """What the machine can do with each number of threads; without Numba nothing is known."""
+    counts = sorted({case.threads for case in chosen})
+    if importlib.util.find_spec("numba") is None:
+        return {}
+    bar = progress.add_task("machine", total=machine.steps(quick) * len(counts), after="peak and bandwidth")
+    return {count: machine.measure(count, quick, lambda: progress.advance(bar)) for count in counts}
+
+
+def _run(
+    console: Console,
+    progress: Progress,
+    chosen: list[Case],
+    names: list[str],
+    limits: dict[int, Limits],
+    effort: Effort,
+) -> tuple[list[Result], dict[str, str], bool]:
+    """The results, the versions, and whether it came to its end."""
+    bar = progress.add_task("cases", total=len(chosen), after="")
+    results: list[Result] = []
+
+    def tell(case: str, what: str) -> None:
+        progress.update(bar, after=f"{case}: {what}")
+
+    with Runner(names, effort, limits, tell) as runner:
+        try:
+            for number, case in enumerate(chosen, 1):
+                results.append(runner.run(case))
+                progress.advance(bar)
+                if not console.is_terminal:
+                    ratio = results[-1].ratio
+                    console.print(
+                        f"{number} of {len(chosen)}: {case.id}{'' if ratio is None else f', ratio {ratio:.2f}'}"
+                    )
+        except KeyboardInterrupt:
+            if not results:
+                raise
+        return results, runner.versions, len(results) == len(chosen)
+
+
+def _write(console: Console, found: Run, options: argparse.Namespace) -> None:
+    if options.json:
+        found.save(options.json)
+        console.print(f"figures: {options.json}")
+    if options.plot:
+        for path in plots.save(found, options.plot):
+            console.print(f"picture: {path}")
+
+
+def _compare(console: Console, first: Path, second: Path) -> int:
+    from fastrnn.bench import report
+
+    try:
+        before, after = Run.load(first), Run.load(second)
+    except (OSError, ValueError) as error:
+        raise CommandError(str(error)) from error
+    changes = compare.compare(before, after)
+    if not changes:
+        raise CommandError(f"{first} and {second} have no case in common that was timed")
+    report.show_changes(console, changes, compare.warnings(before, after))
+    return 0
+
+
+def _progress(console: Console) -> Progress:
+    """A progress bar that is gone when it is done; without a terminal there is none."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[after]}"),
+    )
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
