@@ -164,16 +164,13 @@ class _Gradients:
         for index, column in enumerate(self.plan.input_columns):
             place = slice(index * hidden, (index + 1) * hidden)
             found += self._product(column, ("x", 0), into["weight_ih"][place])
-            if "bias" in into:
-                found.append(partial(self._column_sum, column, into["bias"][place]))
         for index, gate in enumerate(self.plan.cell.recurrent_gates):
             place = slice(index * hidden, (index + 1) * hidden)
             found += self._product(self.plan.product_columns[gate], self.plan.operands[gate], into["weight_hh"][place])
         if self.plan.cell.has_projection:
             found += self._product(self.plan.product_columns[None], self.plan.operands[None], into["weight_hr"])
-        for name, column in self.plan.vector_columns.items():
-            if name in into:
-                found.append(partial(self._column_sum, column, into[name]))
+        if "bias" in into or any(name in into for name in self.plan.vector_columns):
+            found.append(partial(self._sums, into))
         return found
 
     def _product(self, column: int, place: tuple[str, int], into: Array) -> list[Callable[[], None]]:
@@ -210,6 +207,17 @@ class _Gradients:
         array = tape.x if kind == "x" else tape.history[index] if kind == "state" else tape.kept
         return array, self._offsets[place]
 
-    def _column_sum(self, column: int, into: Array) -> None:
-        first = self.pack.gradient_offsets[column]
-        np.add.reduce(self.work.gradient[:, first : first + len(into)], axis=0, out=into)
+    def _sums(self, into: Mapping[str, Array]) -> None:
+        """The gradients of biases and other vectors: sums over all rows, as a product with a row of ones."""
+        gradient, hidden, count = self.work.gradient, self.pack.sizes.hidden_size, self.rows.total
+        sums = np.zeros((1, gradient.shape[1]), self.pack.dtype)
+        if count:
+            one, offsets = np.ones(1, self.pack.dtype), np.arange(count, dtype=np.int64) * gradient.strides[0]
+            table, line = address(offsets), sums.strides[0]
+            self.kernel(self.outer, address(one), 0, address(gradient), table, count, address(sums), line, *sums.shape)
+        columns = self.pack.gradient_offsets
+        for index, column in enumerate(self.plan.input_columns if "bias" in into else ()):
+            into["bias"][index * hidden : (index + 1) * hidden] = sums[0, columns[column] : columns[column] + hidden]
+        for name, column in self.plan.vector_columns.items():
+            if name in into:
+                into[name][...] = sums[0, columns[column] : columns[column] + hidden]

@@ -41,14 +41,14 @@ def run_stages(_context: Any, program: Any, kind: Any, frame: Any, linked: Any, 
 
 
 @intrinsic
-def outer_product(_context, program, a, a_stride, b, b_offsets, into, into_stride, rows, height, width, first):  # type: ignore[no-untyped-def]
+def outer_product(_context, program, a, a_stride, b, b_offsets, into, into_stride, rows, height, width, copied, first):  # type: ignore[no-untyped-def]
     """One block of rows of a weight gradient; see `outer`."""
 
     def codegen(target: Any, builder: Any, _signature: Any, args: Any) -> Any:
         emit_outer(Emitter(builder, program.program.dtype), Operands(*args[1:]))
         return cgutils.get_null_value(target.get_value_type(types.none))
 
-    return types.none(program, *[types.int64] * 9, types.boolean), codegen
+    return types.none(program, *[types.int64] * 10, types.boolean), codegen
 
 
 @intrinsic

@@ -1,8 +1,9 @@
 """The weight gradients' product: ``into[m, n] += sum over rows k of a[k, m] * b[k, n]``.
 
 The tile of `tile` read down the columns: one value of ``a`` in all lanes times vectors of ``b``, so that neither has to
-be transposed or packed. The rows come in blocks that stay in the first cache; each block's sum starts from zero, which
-also keeps the rounding error of a long sum small. The order of all additions is fixed by the sizes alone.
+be transposed. The rows come in blocks. A few vectors of a block of ``b`` are first copied side by side, so that they
+stay in the first cache wherever the rows are, while all of ``a`` goes past them. Each block's sum starts from zero,
+which also keeps the rounding error of a long sum small. The order of all additions is fixed by the sizes alone.
 """
 
 from __future__ import annotations
@@ -15,12 +16,17 @@ from llvmlite import ir
 from fastrnn.backends.numba_.target import target
 from fastrnn.backends.numba_.vector import I1, I64, Emitter
 
-WIDE = 4  # vectors of b beside each other, while there are so many
+WIDTHS = (4, 2, 1)  # vectors of b beside each other: the widest as often as it fits, then the next
+BLOCK = 128  # rows; so many of four vectors fill two thirds of a first cache
+UNROLL = 2
 
 
 @dataclass(frozen=True)
 class Operands:
-    """Addresses and sizes: a (rows of a fixed stride), b (a table of byte offsets), into; ``first`` overwrites."""
+    """Addresses and sizes of one block of rows; ``first`` overwrites what is in ``into``.
+
+    ``a`` has rows of a fixed stride, ``b`` a table of byte offsets; ``copied`` is room for a block of four vectors.
+    """
 
     a: Any
     a_stride: Any
@@ -31,66 +37,102 @@ class Operands:
     rows: Any
     height: Any
     width: Any
+    copied: Any
     first: Any
 
-    FIELDS = 10
+    FIELDS = 11
 
     def values(self) -> list[Any]:
         return [self.a, self.a_stride, self.b, self.b_offsets, self.into, self.into_stride, self.rows, self.height,
-                self.width, self.first]  # fmt: skip
+                self.width, self.copied, self.first]  # fmt: skip
 
 
 def emit_outer(emit: Emitter, operands: Operands) -> None:
-    """All tiles of one block of rows: wide ones first, then single vectors, of which the last may be partial."""
+    """All tiles of one block of rows; the last vector of a row may be partial."""
+    b = emit.builder
     start = emit.whole(0)
-    end = emit.times(emit.builder.sdiv(emit.sum(operands.width, emit.whole(emit.lanes - 1)), emit.whole(emit.lanes)),
-                     emit.lanes)  # fmt: skip
-    for vectors, stop in ((WIDE, operands.width), (1, end)):
-        tiles = {height: _tile(emit, vectors, height) for height in target().heights(vectors)}
-        with emit.loop(start, stop, vectors * emit.lanes, []) as (column, _, past):
+    end = emit.times(b.sdiv(emit.sum(operands.width, emit.whole(emit.lanes - 1)), emit.whole(emit.lanes)), emit.lanes)
+    for vectors in WIDTHS:
+        copy = _copy(emit, vectors)
+        tiles = {height: _tile(emit, vectors, height) for height in _heights(vectors)}
+        with emit.loop(start, end, vectors * emit.lanes, []) as (column, _, past):
+            b.call(copy, [*operands.values(), emit.whole(0), column])
             row = emit.whole(0)
             for height, tile in tiles.items():
                 with emit.loop(row, operands.height, height, []) as (first, _, after):
-                    emit.builder.call(tile, [*operands.values(), first, column])
+                    b.call(tile, [*operands.values(), first, column])
                 row = after[-1]
         start = past[-1]
 
 
-def _tile(caller: Emitter, vectors: int, height: int) -> Any:
-    """A function of its own for one tile shape."""
+def _heights(vectors: int) -> tuple[int, ...]:
+    """Rows of ``into`` at once: as many as leave registers for the vectors of ``b``, then fewer, down to one."""
+    if target().registers == 32:
+        tallest = min(24 // vectors, 12)
+        return (tallest, *(h for h in (6, 4, 2, 1) if h < tallest))
+    return target().heights(vectors)
+
+
+def _function(caller: Emitter, name: str) -> tuple[Any, Emitter, Operands, Any, Any]:
+    """A function of its own over the operands, a row and a column: (function, emitter, operands, row, column)."""
     module = caller.builder.module
     kind = ir.FunctionType(ir.VoidType(), [I64] * (Operands.FIELDS - 1) + [I1, I64, I64])
-    function = ir.Function(module, kind, module.get_unique_name(f"outer_{height}x{vectors}"))
+    function = ir.Function(module, kind, module.get_unique_name(name))
     function.linkage = "internal"
     function.attributes.add("noinline")
-    builder = ir.IRBuilder(function.append_basic_block("entry"))
-    emit = Emitter(builder, caller.dtype)
-    operands, (row, column) = Operands(*function.args[: Operands.FIELDS]), function.args[Operands.FIELDS :]
-    _emit_tile(emit, operands, row, column, vectors, height)
-    builder.ret_void()
+    emit = Emitter(ir.IRBuilder(function.append_basic_block("entry")), caller.dtype)
+    row, column = function.args[Operands.FIELDS :]
+    return function, emit, Operands(*function.args[: Operands.FIELDS]), row, column
+
+
+def _copy(caller: Emitter, vectors: int) -> Any:
+    """Copy some vectors of all rows of b side by side; lanes past the width are zero."""
+    function, emit, operands, _, column = _function(caller, f"outer_copy_{vectors}")
+    first = emit.sum(operands.b, emit.times(column, emit.size))
+    with emit.loop(emit.whole(0), operands.rows, 1, []) as (k, _, _end):
+        source = emit.sum(first, emit.read_whole(emit.sum(operands.b_offsets, emit.times(k, 8))))
+        into = emit.sum(operands.copied, emit.times(k, vectors * emit.lanes * emit.size))
+        for v in range(vectors):
+            past = v * emit.lanes
+            left = emit.builder.sub(operands.width, emit.sum(column, emit.whole(past)))
+            value = emit.load_first(emit.sum(source, emit.whole(past * emit.size)), left)
+            emit.store(emit.sum(into, emit.whole(past * emit.size)), value)
+    emit.builder.ret_void()
     return function
 
 
-def _emit_tile(emit: Emitter, operands: Operands, row: Any, column: Any, vectors: int, height: int) -> None:
+def _tile(caller: Emitter, vectors: int, height: int) -> Any:
+    """One tile of ``into``."""
+    function, emit, operands, row, column = _function(caller, f"outer_{height}x{vectors}")
     b = emit.builder
     a = emit.sum(operands.a, emit.times(row, emit.size))
-    first_b = emit.sum(operands.b, emit.times(column, emit.size))
-    count = b.sub(operands.width, column)
-    zeros = [emit.const(0.0)] * (vectors * height)
-    with emit.loop(emit.whole(0), operands.rows, 1, zeros) as (k, values, following):
-        here = emit.sum(a, emit.times(k, operands.a_stride))
-        there = emit.sum(first_b, emit.read_whole(emit.sum(operands.b_offsets, emit.times(k, 8))))
-        if vectors == 1:
-            loaded = [emit.load_first(there, count)]
-        else:
-            loaded = [emit.load(emit.sum(there, emit.whole(v * emit.lanes * emit.size))) for v in range(vectors)]
-        for m in range(height):
-            value = emit.broadcast(emit.sum(here, emit.whole(m * emit.size)))
-            following += [emit.fma(value, v, values[m * vectors + i]) for i, v in enumerate(loaded)]
+    values = [emit.const(0.0)] * (vectors * height)
+    k: Any = emit.whole(0)
+    for unroll in (UNROLL, 1):
+        with emit.loop(k, operands.rows, unroll, values) as (index, inner, following):
+            for j in range(unroll):
+                here = emit.sum(index, emit.whole(j))
+                inner = _multiply(emit, operands, a, here, inner, vectors, height)
+            following += inner
+        values, k = following[:-1], following[-1]
     for m in range(height):
         line = emit.sum(operands.into, emit.times(emit.sum(row, emit.whole(m)), operands.into_stride))
-        for i in range(vectors):
-            address = emit.sum(line, emit.times(emit.sum(column, emit.whole(i * emit.lanes)), emit.size))
-            left = b.sub(count, emit.whole(i * emit.lanes))
+        for v in range(vectors):
+            place = emit.sum(column, emit.whole(v * emit.lanes))
+            address, left = emit.sum(line, emit.times(place, emit.size)), b.sub(operands.width, place)
             before = b.select(operands.first, emit.const(0.0), emit.load_first(address, left))
-            emit.store_first(address, emit.add(before, following[m * vectors + i]), left)
+            emit.store_first(address, emit.add(before, values[m * vectors + v]), left)
+    b.ret_void()
+    return function
+
+
+def _multiply(emit: Emitter, operands: Operands, a: Any, k: Any, values: Any, vectors: int, height: int) -> list[Any]:
+    """One row k: its ``height`` values of a times its vectors of b."""
+    here = emit.sum(a, emit.times(k, operands.a_stride))
+    there = emit.sum(operands.copied, emit.times(k, vectors * emit.lanes * emit.size))
+    loaded = [emit.load(emit.sum(there, emit.whole(v * emit.lanes * emit.size))) for v in range(vectors)]
+    products = []
+    for m in range(height):
+        value = emit.broadcast(emit.sum(here, emit.whole(m * emit.size)))
+        products += [emit.fma(value, v, values[m * vectors + i]) for i, v in enumerate(loaded)]
+    return products

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastrnn.backends.numba_ import frame as f
+from fastrnn.backends.numba_ import outer
 from fastrnn.backends.numba_.compile import compiled
 from fastrnn.backends.numba_.intrinsics import (
     BACKWARD_STEP,
@@ -25,8 +26,9 @@ from fastrnn.backends.numba_.intrinsics import (
     run_stages,
     whole_numbers,
 )
+from fastrnn.backends.numba_.target import target
 
-ROWS_OF_A_BLOCK = 128  # of a weight gradient: a block of both operands stays in the first cache
+BLOCK_BYTES = outer.BLOCK * max(outer.WIDTHS) * target().vector_bytes
 
 
 @compiled
@@ -267,13 +269,15 @@ def history_offsets(active, base, batch, stride):  # type: ignore[no-untyped-def
 def weight_gradient(program, a, a_stride, b, offsets, count, into, into_stride, height, width):  # type: ignore[no-untyped-def]
     """``into[m, n]`` = the sum over ``count`` rows of a[row, m] * b[row, n]; see `outer`. All but program are int64."""
     mode = flush_denormals()
-    for start in range(0, count, ROWS_OF_A_BLOCK):
-        rows = min(ROWS_OF_A_BLOCK, count - start)
+    room = np.empty(BLOCK_BYTES + 64, np.uint8)
+    copied = (room.ctypes.data + 63) // 64 * 64
+    for start in range(0, count, outer.BLOCK):
+        rows = min(outer.BLOCK, count - start)
         table = offsets + 8 * start
-        outer_product(
-            program, a + start * a_stride, a_stride, b, table, into, into_stride, rows, height, width, start == 0
-        )
+        here = a + start * a_stride
+        outer_product(program, here, a_stride, b, table, into, into_stride, rows, height, width, copied, start == 0)
     restore_mode(mode)
+    keep(room)
 
 
 @compiled
