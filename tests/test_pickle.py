@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import pickle
 
-import fastrnn
 import numpy as np
 import pytest
+
+import fastrnn
 
 X = np.random.default_rng(0).normal(size=(4, 3, 5)).astype(np.float32)
 

@@ -162,7 +162,7 @@ class Embedding(Module):
         check_tape(tape, EmbeddingTape, self)
         dy = float_array("dy", dy, self.dtype, shape=(*tape.indices.shape, self.embedding_dim))
         indices = tape.indices.ravel()
-        # Sorted, the places of one index lie side by side and one pass sums them (pairwise, so that many stay accurate).
+        # Sorted, the places of one index lie side by side and one pass sums them (pairwise: many stay accurate).
         order = np.argsort(indices, kind="stable")
         if self.padding_idx is not None:
             order = order[indices[order] != self.padding_idx]
