@@ -12,8 +12,16 @@ Kernel = Callable[..., None]
 INT64S = types.Array(types.int64, 1, "C")
 
 
+def inner(function: Callable[..., Any]) -> Any:
+    """A part of kernels, which hold it in their own compiled code.
+
+    It has no cache of its own: Numba would find it there by its own file alone, stale after a change of another file.
+    """
+    return njit(nogil=True, error_model="numpy")(function)
+
+
 def compiled(function: Callable[..., Any]) -> Any:
-    """``function`` compiled on first use and kept on disk; without a writable place for that, in memory alone."""
+    """A kernel: compiled on first use and kept on disk; without a writable place for that, in memory alone."""
     try:
         return njit(cache=True, nogil=True, error_model="numpy")(function)
     except RuntimeError as error:  # Numba found no directory that it can write to

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import carray, njit
+from numba import carray
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from fastrnn.backends.numba_.compile import inner
 from fastrnn.backends.numba_.outer import Operands, emit_outer
 from fastrnn.backends.numba_.program import Program
 from fastrnn.backends.numba_.tile import emit_stage
@@ -61,7 +62,7 @@ def _pointer(_context: Any, address: Any) -> Any:
     return types.CPointer(types.int64)(types.int64), codegen  # type: ignore[attr-defined]
 
 
-@njit
+@inner
 def whole_numbers(address, count):  # type: ignore[no-untyped-def]
     """The int64 array of ``count`` values at an address."""
     return carray(_pointer(address), (count,))

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastrnn.backends.numba_ import frame as f
 from fastrnn.backends.numba_ import outer
-from fastrnn.backends.numba_.compile import compiled
+from fastrnn.backends.numba_.compile import compiled, inner
 from fastrnn.backends.numba_.intrinsics import (
     BACKWARD_STEP,
     FINISH_STEP,
@@ -31,7 +31,7 @@ from fastrnn.backends.numba_.target import target
 BLOCK_BYTES = outer.BLOCK * max(outer.WIDTHS) * target().vector_bytes
 
 
-@compiled
+@inner
 def row_offsets(offsets, at, order, lengths, low, high, step, reverse, step_bytes, row_bytes):  # type: ignore[no-untyped-def]
     """Write from ``at`` on where each row low .. high - 1 finds its step: time and place in the batch, in bytes."""
     for r in range(low, high):
@@ -39,7 +39,7 @@ def row_offsets(offsets, at, order, lengths, low, high, step, reverse, step_byte
         offsets[at + r - low] = time * step_bytes + order[r] * row_bytes
 
 
-@compiled
+@inner
 def chunk_end(active, low, high, start, stop, most):  # type: ignore[no-untyped-def]
     """(end, rows): the steps from ``start`` that have at most ``most`` active rows together; at least one step."""
     rows = 0
@@ -53,7 +53,7 @@ def chunk_end(active, low, high, start, stop, most):  # type: ignore[no-untyped-
     return end, rows
 
 
-@compiled
+@inner
 def chunk_begin(active, low, high, start, stop, most):  # type: ignore[no-untyped-def]
     """(begin, rows): the same going backward from ``start - 1``."""
     rows = 0
@@ -67,7 +67,7 @@ def chunk_begin(active, low, high, start, stop, most):  # type: ignore[no-untype
     return begin, rows
 
 
-@compiled
+@inner
 def state_row(record, span, base, step):  # type: ignore[no-untyped-def]
     """The row, in a state's buffer, of sorted row 0 before ``step``: ``span`` initial states and then a history when
     recording, else two buffers of ``span`` rows in turn."""
@@ -76,7 +76,7 @@ def state_row(record, span, base, step):  # type: ignore[no-untyped-def]
     return span + base[step - 1] if step > 0 else 0
 
 
-@compiled
+@inner
 def carve(frame, low, high, scratch):  # type: ignore[no-untyped-def]
     """Give the states and the kept values of rows low .. high - 1 their places in ``scratch``."""
     rows = high - low
@@ -90,7 +90,7 @@ def carve(frame, low, high, scratch):  # type: ignore[no-untyped-def]
     frame[f.SPAN] = rows
 
 
-@compiled
+@inner
 def load_states(frame, order, low, high, initial, base, stride):  # type: ignore[no-untyped-def]
     """Copy the rows of each state from the caller's arrays to the buffer that the fields name."""
     for k in range(frame[f.STATES]):
@@ -101,7 +101,7 @@ def load_states(frame, order, low, high, initial, base, stride):  # type: ignore
             copy_bytes(into, frame[fields + initial] + order[r] * count, count)
 
 
-@compiled
+@inner
 def store_final(frame, order, lengths, base, low, high):  # type: ignore[no-untyped-def]
     """Copy each row's last state to the caller's arrays."""
     record = frame[f.RECORD] != 0
@@ -114,7 +114,7 @@ def store_final(frame, order, lengths, base, low, high):  # type: ignore[no-unty
             copy_bytes(frame[fields + f.STATE_FINAL] + order[r] * count, source, count)
 
 
-@compiled
+@inner
 def point_states(frame, base, step, low):  # type: ignore[no-untyped-def]
     """Set the addresses of the states before and after a step."""
     record = frame[f.RECORD] != 0
@@ -234,7 +234,7 @@ def backward(program, frame, low, high, start, stop):  # type: ignore[no-untyped
     keep(offsets)
 
 
-@compiled
+@inner
 def store_adjoints(frame, order, low, high):  # type: ignore[no-untyped-def]
     """Copy the gradients of the initial states to the caller's arrays."""
     for k in range(frame[f.STATES]):

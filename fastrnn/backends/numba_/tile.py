@@ -1,7 +1,7 @@
 """The tile: a few rows times a few vectors of units, accumulated in registers, and what follows in the same registers.
 
-``sum[row][vector] += rows[row][k] * weights[k][vector]`` for all k in order, one multiply-add each, whatever the number
-of rows at once: that is why a row's bits do not depend on the rows beside it. Weights are packed by blocks of units,
+``sum[row][vector] += rows[row][k] * weights[k][vector]`` for all k in one fixed order, whatever the number of rows at
+once: that is why a row's bits do not depend on the rows beside it. Weights are packed by blocks of units,
 ``[block][k][sum][vector][lane]``, so that a block's gates are computed side by side and the cell's arithmetic can
 follow while they are in registers.
 """
@@ -19,6 +19,7 @@ from fastrnn.backends.numba_.target import target
 from fastrnn.backends.numba_.vector import I1, I64, Emitter
 
 UNROLL = 4  # steps of the k loop written out
+CHAIN = 64  # multiply-adds after one another in one sum
 
 
 @dataclass(frozen=True)
@@ -193,41 +194,66 @@ def _accumulate(
         rows = [b.inttoptr(base, emit.scalar.as_pointer()) for base in row_bases]
         at = emit.times(emit.times(segment, depth), step)  # in vectors
         pointers = [b.gep(b.inttoptr(p, emit.vector.as_pointer()), [at]) for p in panels]
-        k: Any = emit.whole(0)
-        values = outer
-        for unroll in (UNROLL, 1):
-            with emit.loop(k, depth, unroll, values) as (index, inner, following):
-                following += _multiply(emit, rows, pointers, index, inner, unroll, sums, vectors)
-            values, k = following[:-1], following[-1]
-        ends += values
+        ends += _segment(emit, _Factors(rows, pointers, sums, vectors), depth, outer, many=count > 1)
     flat = iter(ends[:-1])
     return [[[next(flat) for _ in range(sums)] for _ in units] for _ in views]
 
 
-def _multiply(
-    emit: Emitter,
-    rows: list[Any],
-    panels: list[Any],
-    index: Any,
-    values: list[Any],
-    unroll: int,
-    sums: int,
-    vectors: int,
-) -> list[Any]:
+@dataclass(frozen=True)
+class _Factors:
+    """What a k loop multiplies: pointers to each row and to each block's weights, and the shape of the latter."""
+
+    rows: list[Any]
+    panels: list[Any]
+    sums: int
+    vectors: int
+
+
+def _segment(emit: Emitter, factors: _Factors, depth: Any, totals: list[Any], many: bool) -> list[Any]:
+    """Add the products of one segment to the totals, a chain of at most `CHAIN` multiply-adds after the other.
+
+    The first chain of a lone segment goes on from the totals; every other one starts from zero and is added, since in a
+    long chain each addition rounds at the size of the whole sum.
+    """
+    b, zeros = emit.builder, [emit.const(0.0)] * len(totals)
+    length, zero = emit.whole(CHAIN), emit.whole(0)
+    short = b.icmp_signed("<", depth, length)
+    values = _chain(emit, factors, zero, b.select(short, depth, length), zeros if many else totals)
+    if many:
+        values = [emit.add(total, value) for total, value in zip(totals, values, strict=True)]
+    with emit.loop(length, emit.sum(depth, emit.whole(CHAIN - 1)), CHAIN, values) as (start, before, following):
+        stop = emit.sum(start, length)
+        stop = b.select(b.icmp_signed("<", depth, stop), depth, stop)
+        part = _chain(emit, factors, start, stop, zeros)
+        following += [emit.add(total, value) for total, value in zip(before, part, strict=True)]
+    return following[:-1]
+
+
+def _chain(emit: Emitter, factors: _Factors, start: Any, stop: Any, values: list[Any]) -> list[Any]:
+    """One chain of multiply-adds a sum, over k from start to stop."""
+    k = start
+    for unroll in (UNROLL, 1):
+        with emit.loop(k, stop, unroll, values) as (index, inner, following):
+            following += _multiply(emit, factors, index, inner, unroll)
+        values, k = following[:-1], following[-1]
+    return values
+
+
+def _multiply(emit: Emitter, factors: _Factors, index: Any, values: list[Any], unroll: int) -> list[Any]:
     """``unroll`` steps of the k loop: every sum of every row, in the order [row][vector of units][sum]."""
-    b, step = emit.builder, sums * vectors
-    values = list(values)
+    b, sums, vectors = emit.builder, factors.sums, factors.vectors
+    step, values = sums * vectors, list(values)
     for j in range(unroll):
         k = emit.sum(index, emit.whole(j))
         first = emit.times(k, step)
         weights = []
-        for pointer in panels:
+        for pointer in factors.panels:
             loaded = [
                 b.load(b.gep(pointer, [emit.sum(first, emit.whole(v))]), align=emit.lanes * emit.size)
                 for v in range(step)
             ]
             weights += [loaded[s * vectors + v] for v in range(vectors) for s in range(sums)]
-        for m, row in enumerate(rows):
+        for m, row in enumerate(factors.rows):
             value = emit.splat(b.load(b.gep(row, [k]), align=emit.size))
             for v, weight in enumerate(weights):
                 at = m * len(weights) + v
