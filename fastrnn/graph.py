@@ -6,7 +6,7 @@ Nodes behave like numbers in a cell's equations; `equations` gives them their fu
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -128,15 +128,16 @@ class Graph:
         return self.node("select_gt", (self.constant(a), self.constant(b), self.constant(u), self.constant(v)))
 
 
-def reachable(roots: Iterable[Node]) -> list[Node]:
-    """The roots and all that they are made of, arguments first."""
+def reachable(roots: Iterable[Node], given: Container[int] = ()) -> list[Node]:
+    """The roots and all that they are made of, arguments first; what ``given`` nodes are made of is left out."""
     seen: dict[int, Node] = {}
     waiting = list(roots)
     while waiting:
         node = waiting.pop()
         if node.number not in seen:
             seen[node.number] = node
-            waiting.extend(node.args)
+            if node.number not in given:
+                waiting.extend(node.args)
     return [seen[number] for number in sorted(seen)]
 
 

@@ -58,7 +58,7 @@ class Layer:
             end = begin if final is state else _each(final, at)
             out = self._of(y, direction)
             parts.append(self.backend.forward(packs[at], rows, x, out, begin, end, direction == 1))
-        self._run(parts, rows)
+        self.spread(parts, rows)
 
     def record(
         self, packs: Packs, rows: Rows, x: Array, y: Array, state: States, final: States, base: int
@@ -71,7 +71,7 @@ class Layer:
             begin, end = _each(state, at), _each(final, at)
             out = self._of(y, direction)
             parts.append(backend.forward(packs[at], rows, x, out, begin, end, reverse, tapes[-1]))
-        self._run(parts, rows)
+        self.spread(parts, rows)
         return tapes
 
     def last(self, packs: Packs, rows: Rows, x: Array, y: Array, state: States, final: States, base: int) -> None:
@@ -86,11 +86,11 @@ class Layer:
             begin, end = _each(state, base + direction), _each(final, base + direction)
             if direction == 1 and rows.total:
                 first, rest, x_last = _split(rows, x)
-                self._run([backend.forward(pack, first, x_last, out[:1], begin, end, True)], first)
+                self.spread([backend.forward(pack, first, x_last, out[:1], begin, end, True)], first)
                 unused = _repeated(np.empty((rows.batch, self.output_size), self.dtype), rows.steps)
-                self._run([backend.forward(pack, rest, x, unused, end, end, True)], rest)
+                self.spread([backend.forward(pack, rest, x, unused, end, end, True)], rest)
             else:
-                self._run([backend.forward(pack, rows, x, out, begin, end, direction == 1)], rows)
+                self.spread([backend.forward(pack, rows, x, out, begin, end, direction == 1)], rows)
 
     def backward(
         self,
@@ -110,7 +110,7 @@ class Layer:
             parts.append(part)
             works.append(work)
             dxs.append(dx)
-        self._run(parts, rows)
+        self.spread(parts, rows)
         tasks = []
         for tape, work, gradients in zip(tapes, works, into, strict=True):
             tasks += backend.gradients(tape, work, gradients)
@@ -129,7 +129,7 @@ class Layer:
             return y
         return y[:, :, direction * self.output_size : (direction + 1) * self.output_size]
 
-    def _run(self, parts: Sequence[Part], rows: Rows) -> None:
+    def spread(self, parts: Sequence[Part], rows: Rows) -> None:
         """Run the scans of all directions, on as many threads as there are and are worth it."""
         if rows.batch == 0:
             return

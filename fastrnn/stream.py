@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from fastrnn import checks
 from fastrnn.backends.contract import Array, Part
 from fastrnn.layout import rows_of
-from fastrnn.threads import renew_after_fork
+from fastrnn.threads import get_num_threads, renew_after_fork
 
 if TYPE_CHECKING:
     from fastrnn.recurrent import Recurrent
@@ -94,8 +94,12 @@ class Stream:
             if packs is not self._packs:
                 self._bind(packs)
             self._x[...] = given
-            for part in self._parts[self._turn]:
-                part(0, self.batch_size)
+            if get_num_threads() == 1:
+                for part in self._parts[self._turn]:
+                    part(0, self.batch_size)
+            else:
+                for layer, part in zip(self.layer._stack.layers, self._parts[self._turn], strict=True):
+                    layer.spread([part], self._rows)
             try:
                 out[...] = self._y
             except ValueError:  # read-only: rare, and dear to ask for beforehand

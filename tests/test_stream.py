@@ -221,3 +221,17 @@ def test_bidirectional_has_none() -> None:
 
 def test_repr() -> None:
     assert repr(fastrnn.GRU(I, H).stream(2)) == "<Stream of 2 sequences of GRU(4, 6)>"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_steps_are_spread_over_threads(kind, backend, x, monkeypatch):
+    layer = KINDS[kind](backend=backend)
+    alone = np.stack([*map(layer.stream(B).step, x)])
+    monkeypatch.setattr(fastrnn.layer, "WORTH_A_THREAD", 1)
+    parts = []
+    spread = fastrnn.layer.run
+    monkeypatch.setattr(fastrnn.layer, "run", lambda tasks: (parts.append(len(tasks)), spread(tasks)))
+    with fastrnn.threads(2):
+        together = np.stack([*map(layer.stream(B).step, x)])
+    assert parts == [2] * T
+    assert_same(layer, together, alone)

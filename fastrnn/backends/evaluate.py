@@ -288,7 +288,7 @@ class Backward(Schedule):
         roots = [*plan.gradient_nodes, *(node for node in gradient.states if node is not None)]
         kept = {node.number for node in plan.kept}
         self.matrices: dict[tuple[str | None, ...], int] = {}
-        needed = _needed(roots, kept)
+        needed = reachable(roots, kept)
         for node in needed:
             if node.number in kept or node.op in ("state", "vector", "constant", "adjoint"):
                 continue
@@ -313,16 +313,3 @@ class Backward(Schedule):
             values[result] = side_by_side @ values[matrix]
 
         self.calls.append(multiply)
-
-
-def _needed(roots: Iterable[Node], kept: set[int]) -> list[Node]:
-    """The roots and what they are made of, arguments first, as far as the tape does not hold it."""
-    seen: dict[int, Node] = {}
-    waiting = list(roots)
-    while waiting:
-        node = waiting.pop()
-        if node.number not in seen:
-            seen[node.number] = node
-            if node.number not in kept:
-                waiting.extend(node.args)
-    return [seen[number] for number in sorted(seen)]

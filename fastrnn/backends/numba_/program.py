@@ -219,7 +219,7 @@ def _sources() -> bytes:
     """Everything that decides which instructions are emitted."""
     package = Path(fastrnn.__file__).parent
     found = hashlib.sha256(repr(target()).encode())
-    shared = [package / f"{name}.py" for name in ("approximations", "derive", "equations", "plan")]
+    shared = [package / f"{name}.py" for name in ("approximations", "derive", "equations", "graph", "plan")]
     for path in [*sorted((package / "backends" / "numba_").glob("*.py")), *shared]:
         found.update(path.read_bytes())
     return found.digest()
