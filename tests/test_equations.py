@@ -266,7 +266,7 @@ def test_refused(function: Callable[..., Any]) -> None:
     place = message.partition("(")[2].partition(")")[0]
     assert message.startswith(f"cell {function.__name__!r}")
     assert place.rpartition(":")[0] == code.co_filename
-    lines = {line for *_, line in code.co_lines() if line is not None}
+    lines = {code.co_firstlineno, *(line for *_, line in code.co_lines() if line is not None)}
     assert int(place.rpartition(":")[2]) in lines
     assert REFUSED[function] in message.partition("): ")[2]
 
