@@ -14,8 +14,8 @@ test: $(VENV)/.test
 
 # Compares with whatever peers pip can get here (half an hour), and writes the README's table and pictures anew.
 bench: $(VENV)/.bench
-	mkdir -p docs
-	$(BIN)/fastrnn bench --json benchmarks/results.json --plot docs/bench.svg
+	mkdir -p benchmarks/plots
+	$(BIN)/fastrnn bench --json benchmarks/results.json --plot benchmarks/plots/bench.svg
 	$(BIN)/python benchmarks/update_readme.py benchmarks/results.json README.md
 
 lint: $(VENV)/.lint
