@@ -7,21 +7,17 @@ Arrays here are as the backends want them (see `fastrnn.backends.contract`); sta
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
-from itertools import pairwise
-from typing import Any
+from functools import cached_property
+from typing import Any, overload
 
 import numpy as np
 
 from fastrnn.backends import load
-from fastrnn.backends.contract import Array, Backend, Part, Rows, States
+from fastrnn.backends.contract import Array, Backend, Rows, States, Task
 from fastrnn.equations import Sizes
 from fastrnn.parameters import Packs
 from fastrnn.plan import Plan
-from fastrnn.threads import get_num_threads, run
-
-# Multiplications and additions that a thread should have to do, for waking it costs some tens of microseconds.
-WORTH_A_THREAD = 1 << 21
+from fastrnn.threads import get_num_threads
 
 
 class Layer:
@@ -34,7 +30,6 @@ class Layer:
         self.shapes = plan.cell.parameter_shapes(sizes, bias)
         self.state_sizes = tuple(sizes.width(width) for width in plan.cell.state_widths)
         self.output_size = self.state_sizes[0]  # of one direction
-        self._cost = sum(shape[0] * shape[1] for shape in self.shapes.values() if len(shape) == 2)  # of one valid step
 
     @cached_property
     def backend(self) -> Backend:
@@ -49,19 +44,20 @@ class Layer:
         """New arrays, to be written, in the shapes of the parameters of one direction."""
         return {name: np.empty(shape, self.dtype) for name, shape in self.shapes.items()}
 
-    def forward(self, packs: Packs, rows: Rows, x: Array, y: Array, state: States, final: States, base: int) -> None:
+    def forward(
+        self, packs: Packs, rows: Rows, x: Array, y: Array, state: States | None, final: States, base: int
+    ) -> None:
         """Run all directions over x (T, B, I), each to its part of y (T, B, D*O)."""
         parts = []
         for direction in range(self.directions):
             at = base + direction
-            begin = _each(state, at)
-            end = begin if final is state else _each(final, at)
+            begin, end = _each(state, at), _each(final, at)
             out = self._of(y, direction)
             parts.append(self.backend.forward(packs[at], rows, x, out, begin, end, direction == 1))
-        self.spread(parts, rows)
+        self.backend.run(parts, rows, get_num_threads())
 
     def record(
-        self, packs: Packs, rows: Rows, x: Array, y: Array, state: States, final: States, base: int
+        self, packs: Packs, rows: Rows, x: Array, y: Array, state: States | None, final: States, base: int
     ) -> list[Any]:
         """As `forward`; the tape of each direction."""
         backend, parts, tapes = self.backend, [], []
@@ -71,10 +67,12 @@ class Layer:
             begin, end = _each(state, at), _each(final, at)
             out = self._of(y, direction)
             parts.append(backend.forward(packs[at], rows, x, out, begin, end, reverse, tapes[-1]))
-        self.spread(parts, rows)
+        backend.run(parts, rows, get_num_threads())
         return tapes
 
-    def last(self, packs: Packs, rows: Rows, x: Array, y: Array, state: States, final: States, base: int) -> None:
+    def last(
+        self, packs: Packs, rows: Rows, x: Array, y: Array, state: States | None, final: States, base: int
+    ) -> None:
         """As `forward`, but y is (B, D*O): the output at each row's last valid step, left alone for an empty row.
 
         In reverse that step is the first one to be computed: it is a scan of its own, from which another one goes on.
@@ -86,11 +84,13 @@ class Layer:
             begin, end = _each(state, base + direction), _each(final, base + direction)
             if direction == 1 and rows.total:
                 first, rest, x_last = _split(rows, x)
-                self.spread([backend.forward(pack, first, x_last, out[:1], begin, end, True)], first)
+                one = backend.forward(pack, first, x_last, out[:1], begin, end, True)
+                backend.run([one], first, get_num_threads())
                 unused = _repeated(np.empty((rows.batch, self.output_size), self.dtype), rows.steps)
-                self.spread([backend.forward(pack, rest, x, unused, end, end, True)], rest)
+                backend.run([backend.forward(pack, rest, x, unused, end, end, True)], rest, get_num_threads())
             else:
-                self.spread([backend.forward(pack, rows, x, out, begin, end, direction == 1)], rows)
+                scan = backend.forward(pack, rows, x, out, begin, end, direction == 1)
+                backend.run([scan], rows, get_num_threads())
 
     def backward(
         self,
@@ -110,15 +110,11 @@ class Layer:
             parts.append(part)
             works.append(work)
             dxs.append(dx)
-        self.spread(parts, rows)
-        tasks = []
+        backend.run(parts, rows, get_num_threads())
+        tasks: list[Task] = []
         for tape, work, gradients in zip(tapes, works, into, strict=True):
             tasks += backend.gradients(tape, work, gradients)
-        if rows.total * self._cost < WORTH_A_THREAD:
-            for task in tasks:
-                task()
-        else:
-            run(tasks)
+        backend.run_tasks(tasks, get_num_threads())
         if len(dxs) == 2:
             dxs[0] += dxs[1]
         return dxs[0]
@@ -129,32 +125,18 @@ class Layer:
             return y
         return y[:, :, direction * self.output_size : (direction + 1) * self.output_size]
 
-    def spread(self, parts: Sequence[Part], rows: Rows) -> None:
-        """Run the scans of all directions, on as many threads as there are and are worth it."""
-        if rows.batch == 0:
-            return
-        n = get_num_threads()
-        if n > 1:
-            n = min(n, len(parts) * rows.total * self._cost // WORTH_A_THREAD)
-        if n <= 1:
-            for part in parts:
-                part(0, rows.batch)
-            return
-        cuts = _cuts(rows, -(-n // len(parts)))
-        run([partial(part, low, high) for low, high in pairwise(cuts) for part in parts])
+
+@overload
+def _each(states: States, at: int) -> States: ...
 
 
-def _each(states: States, at: int) -> States:
+@overload
+def _each(states: None, at: int) -> None: ...
+
+
+def _each(states: States | None, at: int) -> States | None:
     """Of each state the part of one layer and direction, (B, S)."""
-    return tuple([state[at] for state in states])
-
-
-def _cuts(rows: Rows, pieces: int) -> list[int]:
-    """Where to cut the sorted rows so that the pieces have about as many valid steps each."""
-    ends = np.cumsum(rows.lengths)
-    targets = ends[-1] * np.arange(1, pieces) / pieces
-    inner = np.searchsorted(ends, targets, side="left") + 1
-    return sorted({0, *(int(cut) for cut in inner if cut < rows.batch), rows.batch})
+    return None if states is None else tuple([state[at] for state in states])
 
 
 def _repeated(y: Array, steps: int) -> Array:

@@ -207,10 +207,8 @@ class Recurrent:
         xt, batched = self._layout.input(x)
         steps, batch = xt.shape[:2]
         rows = rows_of(steps, batch, lengths)
-        if state is None:
-            first = final = self._states.zeros(batch)
-        else:
-            first, final = self._states.read("state", state, batch, batched), self._states.empty(batch)
+        first = None if state is None else self._states.read("state", state, batch, batched)
+        final = self._states.empty(batch)
         if checks.flag("sequence", sequence):
             y, yt = self._layout.output(steps, batch, self._width, batched, lengths is None)
         else:
@@ -245,10 +243,8 @@ class Recurrent:
         xt, batched = self._layout.input(x, copy=True)
         steps, batch = xt.shape[:2]
         rows = rows_of(steps, batch, lengths)
-        if state is None:
-            first = final = self._states.zeros(batch)
-        else:
-            first, final = self._states.read("state", state, batch, batched, copy=True), self._states.empty(batch)
+        first = None if state is None else self._states.read("state", state, batch, batched, copy=True)
+        final = self._states.empty(batch)
         y, yt = self._layout.output(steps, batch, self._width, batched, lengths is None)
         tape = Tape(self, self._stack.record(packs, rows, xt, yt, first, final), batched, sequence)
         if not sequence:

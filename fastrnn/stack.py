@@ -70,8 +70,11 @@ class Stack:
             for layer, names in zip(layers, self.names, strict=True)
         )
 
-    def forward(self, packs: Packs, rows: Rows, x: Array, y: Array, state: States, final: States) -> None:
-        """Run all layers. y is (T, B, D*O), or (B, D*O) for the last valid output of each row only."""
+    def forward(self, packs: Packs, rows: Rows, x: Array, y: Array, state: States | None, final: States) -> None:
+        """Run all layers. y is (T, B, D*O), or (B, D*O) for the last valid output of each row only.
+
+        No ``state`` means zeros.
+        """
         for index, layer in enumerate(self.layers[:-1]):
             out = np.empty((rows.steps, rows.batch, self.output_size), layer.dtype)
             layer.forward(packs, rows, x, out, state, final, index * self.directions)
@@ -80,7 +83,7 @@ class Stack:
         forward = last.forward if y.ndim == 3 else last.last
         forward(packs, rows, x, y, state, final, len(packs) - self.directions)
 
-    def record(self, packs: Packs, rows: Rows, x: Array, y: Array, state: States, final: States) -> StackTape:
+    def record(self, packs: Packs, rows: Rows, x: Array, y: Array, state: States | None, final: States) -> StackTape:
         """As `forward` with a whole y, with dropout. x must not change as long as the tape is in use."""
         tapes, masks = [], []
         for index, layer in enumerate(self.layers):

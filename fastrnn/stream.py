@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastrnn import checks
-from fastrnn.backends.contract import Array, Part
+from fastrnn.backends.contract import Array, StepOf
 from fastrnn.layout import rows_of
 from fastrnn.threads import get_num_threads, renew_after_fork
 
@@ -54,13 +54,11 @@ class Stream:
         renew_after_fork(self)
         self._states = (layer._states.zeros(batch_size), layer._states.zeros(batch_size))
         self._turn = 0  # which of them holds; a step writes the other one, so that nothing is half done
-        widths = [layer.input_size] + [layer._width] * layer.num_layers
-        self._buffers = [np.zeros((1, batch_size, width), layer.dtype) for width in widths]
-        self._x, self._y = self._buffers[0][0], self._buffers[-1][0]
-        self._shapes = {self._x.shape: self._y.shape}  # of x and of the y that it gets
+        self._dtype = layer.dtype
+        self._shapes = {(batch_size, layer.input_size): (batch_size, layer._width)}  # of x and of the y that it gets
         if batch_size == 1:
-            self._shapes[self._x.shape[1:]] = self._y.shape[1:]
-        self._parts: tuple[list[Part], list[Part]] = ([], [])
+            self._shapes[layer.input_size,] = (layer._width,)
+        self._steps: tuple[StepOf, ...] = ()  # from each of the states to the other one
 
     def step(self, x: ArrayLike, out: Array | None = None) -> Array:
         """One time step of every sequence.
@@ -81,31 +79,26 @@ class Stream:
         TypeError, ValueError
             For a wrong shape or dtype; the state is then left as it was.
         """
-        given = x if type(x) is np.ndarray and x.dtype is self._x.dtype else checks.array("x", x, self.layer.dtype)
-        shape = self._shapes.get(given.shape)
+        if type(x) is not np.ndarray or x.dtype is not self._dtype or not x.flags.carray:
+            x = np.ascontiguousarray(checks.array("x", x, self._dtype))
+        shape = self._shapes.get(x.shape)
         if shape is None:
-            raise ValueError(f"x: expected {' or '.join(map(str, self._shapes))}, got {given.shape}")
+            raise ValueError(f"x: expected {' or '.join(map(str, self._shapes))}, got {x.shape}")
         if out is None:
-            out = np.empty(shape, self.layer.dtype)
-        elif type(out) is not np.ndarray or out.shape != shape or out.dtype is not self._y.dtype:
+            y = out = np.empty(shape, self._dtype)
+        elif type(out) is np.ndarray and out.shape == shape and out.dtype is self._dtype and out.flags.carray:
+            y = out
+        else:
             self._check_out(out, shape)
+            y = np.empty(shape, self._dtype)
         with self._lock:
             packs = self.layer._packs()
             if packs is not self._packs:
                 self._bind(packs)
-            self._x[...] = given
-            if get_num_threads() == 1:
-                for part in self._parts[self._turn]:
-                    part(0, self.batch_size)
-            else:
-                for layer, part in zip(self.layer._stack.layers, self._parts[self._turn], strict=True):
-                    layer.spread([part], self._rows)
-            try:
-                out[...] = self._y
-            except ValueError:  # read-only: rare, and dear to ask for beforehand
-                self._check_out(out, shape)
-                raise
+            self._steps[self._turn](x, y, get_num_threads())
             self._turn ^= 1
+            if y is not out:
+                out[...] = y
         return out
 
     def chunk(self, x: ArrayLike, out: Array | None = None) -> Array:
@@ -175,17 +168,13 @@ class Stream:
         return f"<Stream of {self.batch_size} sequences of {self.layer!r}>"
 
     def _bind(self, packs: Any) -> None:
-        """Make the layers' scans ready over the buffers, once from each state to the other."""
-        self._parts = (self._bound(packs, *self._states), self._bound(packs, *self._states[::-1]))
+        """Make a step ready from each of the states to the other."""
+        backend, (one, other) = self.layer._stack.layers[0].backend, self._states
+        self._steps = (
+            backend.steps(packs, self._rows, one, other),
+            backend.steps(packs, self._rows, other, one),
+        )
         self._packs = packs
-
-    def _bound(self, packs: Any, state: tuple[Array, ...], final: tuple[Array, ...]) -> list[Part]:
-        parts = []
-        for index, (layer, pack) in enumerate(zip(self.layer._stack.layers, packs, strict=True)):
-            x, y = self._buffers[index : index + 2]
-            begin, end = tuple(s[index] for s in state), tuple(s[index] for s in final)
-            parts.append(layer.backend.forward(pack, self._rows, x, y, begin, end, False))
-        return parts
 
     def _check_out(self, out: object, shape: tuple[int, ...]) -> None:
         if not isinstance(out, np.ndarray):

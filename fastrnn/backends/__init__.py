@@ -14,11 +14,8 @@ from typing import cast
 from fastrnn.backends.contract import Backend
 
 VARIABLE = "FASTRNN_BACKEND"
-_CLASSES = {  # in the order of preference: module, class
-    "numba": ("fastrnn.backends.numba_", "NumbaBackend"),
-    "cython": ("fastrnn.backends.cython_", "CythonBackend"),
-    "numpy": ("fastrnn.backends.numpy_", "NumpyBackend"),
-}
+# In the order of preference. Each module has `backend`, which makes it, and `unavailable`, which says why it cannot.
+_MODULES = {name: f"fastrnn.backends.{name}_" for name in ("numba", "cython", "numpy")}
 _loaded: dict[str, Backend] = {}
 _lock = threading.Lock()
 
@@ -60,7 +57,7 @@ def backends() -> dict[str, Availability]:
     >>> bool(fastrnn.backends()["numpy"])
     True
     """
-    return {name: _availability(name) for name in _CLASSES}
+    return {name: _availability(name) for name in _MODULES}
 
 
 def choose(name: str | None = None) -> str:
@@ -77,8 +74,8 @@ def choose(name: str | None = None) -> str:
         raise TypeError(f"backend: expected one of {_choices()} or None, got {type(name).__name__}")
     asked, source = (name, "backend") if name is not None else (os.environ.get(VARIABLE) or None, VARIABLE)
     if asked is None:
-        return next(name for name in _CLASSES if _availability(name))
-    if asked not in _CLASSES:
+        return next(name for name in _MODULES if _availability(name))
+    if asked not in _MODULES:
         raise ValueError(f"{source}: expected one of {_choices()}, got {asked!r}")
     found = _availability(asked)
     if not found:
@@ -92,23 +89,18 @@ def load(name: str) -> Backend:
     if found is None:
         with _lock:
             if name not in _loaded:
-                module, attribute = _CLASSES[name]
-                _loaded[name] = cast(Backend, getattr(importlib.import_module(module), attribute)())
+                _loaded[name] = cast(Backend, importlib.import_module(_MODULES[name]).backend())
             found = _loaded[name]
     return found
 
 
 def _availability(name: str) -> Availability:
-    if name == "cython":
-        return Availability(name, False, "the extension fastrnn_ext is not built")
-    if name == "numba":
-        try:
-            reason = importlib.import_module(_CLASSES[name][0]).unavailable()
-        except ImportError as error:
-            reason = str(error)
-        return Availability(name, reason is None, reason or "")
-    return Availability(name, True)
+    try:
+        reason = importlib.import_module(_MODULES[name]).unavailable()
+    except ImportError as error:
+        reason = str(error)
+    return Availability(name, reason is None, reason or "")
 
 
 def _choices() -> str:
-    return ", ".join(map(repr, _CLASSES))
+    return ", ".join(map(repr, _MODULES))

@@ -12,7 +12,7 @@ x         (T, B, I)     caller; last axis       read
                         contiguous
 y         (T, B, O)     caller; last axis       written where t < length of the row; left alone elsewhere.
                         contiguous              A time stride of 0 is allowed: the last step written stays
-state     (B, S_k) each caller, C-contiguous    read; the states before the first step
+state     (B, S_k) each caller, C-contiguous    read; the states before the first step. None: zeros
 final     (B, S_k) each caller, C-contiguous    written: the states after each row's last step; a row of length 0
                                                 gets its initial state. May be the arrays of `state` themselves
 tape      backend's own backend                 written by a recording forward, read by backward and gradients
@@ -34,8 +34,10 @@ state, dx and dstate depend neither on the other rows nor on how the rows are ha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -80,6 +82,12 @@ class Rows:
         base = np.concatenate(([0], np.cumsum(active))).astype(np.int64)
         return cls(steps, batch, order, ordered, active, base)
 
+    @cached_property
+    def table(self) -> Array:
+        """The addresses of order, lengths, active and base, then B and the longest length: what compiled code reads."""
+        tables = [int(t.__array_interface__["data"][0]) for t in (self.order, self.lengths, self.active, self.base)]
+        return np.array([*tables, self.batch, self.longest], np.int64)
+
     @property
     def longest(self) -> int:
         """The number of steps of the longest row."""
@@ -100,6 +108,25 @@ class Pack(Protocol):
 
 
 Part = Callable[[int, int], None]  # run(low, high): do the work of sorted rows low .. high - 1
+Task = Callable[[], None]
+
+
+class StepOf(Protocol):
+    """One time step of all layers, bound to the states that it reads and writes."""
+
+    def __call__(self, x: Array, y: Array, threads: int) -> None:
+        """From x, (B, I) or (I,), to y, (B, O) or (O,), both C-contiguous; they may overlap."""
+
+
+def cuts(rows: Rows, pieces: int, most: int | None = None) -> list[tuple[int, int]]:
+    """Ranges of the sorted rows with about as many valid steps each, and of at most so many rows."""
+    ends = np.cumsum(rows.lengths)
+    targets = ends[-1] * np.arange(1, pieces) / pieces
+    inner = np.searchsorted(ends, targets, side="left") + 1
+    found = pairwise(sorted({0, *(int(cut) for cut in inner if cut < rows.batch), rows.batch}))
+    if most is None:
+        return list(found)
+    return [(low, min(low + most, high)) for first, high in found for low in range(first, high, most)]
 
 
 class Backend(Protocol):
@@ -115,14 +142,31 @@ class Backend(Protocol):
         """Room for what a recording forward keeps. It holds ``pack``, ``rows`` and ``x``, which must not change."""
 
     def forward(
-        self, pack: Any, rows: Rows, x: Array, y: Array, state: States, final: States, reverse: bool, tape: Any = None
+        self,
+        pack: Any,
+        rows: Rows,
+        x: Array,
+        y: Array,
+        state: States | None,
+        final: States,
+        reverse: bool,
+        tape: Any = None,
     ) -> Part:
         """Make ready a forward scan over these buffers. It may be run again and again, as a stream does."""
 
     def backward(self, tape: Any, dy: Array, dfinal: States, dx: Array, dstate: States) -> tuple[Any, Part]:
         """Make ready a backward scan: (work, run). ``work`` holds the gates' gradients that `gradients` reads."""
 
-    def gradients(self, tape: Any, work: Any, into: Mapping[str, Array]) -> list[Callable[[], None]]:
+    def gradients(self, tape: Any, work: Any, into: Mapping[str, Array]) -> list[Task]:
         """Tasks that together write the gradients of all parameters in ``into``, for all rows, once all of them are
         through backward. They may run at once; the bits do not depend on who runs which.
         """
+
+    def run(self, parts: Sequence[Part], rows: Rows, threads: int) -> None:
+        """Run parts of one kind over all rows, on as many threads as that is worth, ``threads`` at the most."""
+
+    def run_tasks(self, tasks: Sequence[Task], threads: int) -> None:
+        """Run tasks of `gradients`, likewise."""
+
+    def steps(self, packs: Sequence[Any], rows: Rows, state: States, final: States) -> StepOf:
+        """Make ready one time step of all layers of a stack; ``state`` and ``final`` are (L, B, S_k) each."""

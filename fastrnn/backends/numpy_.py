@@ -7,7 +7,7 @@ large product each. The bits of a row depend on the other rows, since BLAS sums 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -15,13 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.backends.contract import Array, Part, Rows, States
+from fastrnn.backends.contract import Array, Part, Rows, States, StepOf, Task, cuts
 from fastrnn.backends.evaluate import PROJECTION, Backward, Forward, Values
 from fastrnn.backends.steps import Piece, Steps
 from fastrnn.equations import Sizes
 from fastrnn.plan import Plan
 from fastrnn.threads import checkpoint
+from fastrnn.threads import run as threads_run
 
+WORTH_A_THREAD = 1 << 21  # multiply-adds that a thread should have to do, for waking it takes some tens of microseconds
 CHUNK = 1 << 20  # values of input products held at once: enough for BLAS, little beside the output
 
 
@@ -44,6 +46,11 @@ class NumpyPack:
     blank_forward: Values
     blank_backward: Values
     columns: tuple[slice, ...]  # where in a row of a backward scan's work each gradient node stands
+
+    @property
+    def weight_count(self) -> int:
+        """Multiply-adds of one row step."""
+        return self.weight_ih.size + sum(matrix.size for matrix in self.recurrent.values())
 
     @property
     def state_sizes(self) -> tuple[int, ...]:
@@ -120,24 +127,26 @@ class NumpyBackend:
         rows: Rows,
         x: Array,
         y: Array,
-        state: States,
+        state: States | None,
         final: States,
         reverse: bool,
         tape: NumpyTape | None = None,
     ) -> Part:
         """A scan over these buffers."""
 
+        first = [np.zeros_like(end) for end in final] if state is None else state
+
         def run(low: int, high: int) -> None:
             steps = Steps(rows, low, high, reverse)
             with np.errstate(all="ignore"):
-                now = [np.array(initial[steps.places]) for initial in state]  # not views: final may be the same memory
+                now = [np.array(initial[steps.places]) for initial in first]  # not views: final may be the same memory
                 for piece in steps.pieces(CHUNK // max(1, len(pack.weight_ih))):
                     checkpoint()
                     now = _forward_piece(pack, steps, piece, x, y, now, final, tape)
                 for k, values in enumerate(now):
                     final[k][steps.places_of(0, len(values))] = values
 
-        return run
+        return _Scan(run, rows.total * pack.weight_count)
 
     def backward(self, tape: NumpyTape, dy: Array, dfinal: States, dx: Array, dstate: States) -> tuple[Array, Part]:
         """A backward scan over these buffers; its work is (valid steps, gradient columns side by side)."""
@@ -157,7 +166,7 @@ class NumpyBackend:
                 for k, values in enumerate(carry):
                     dstate[k][steps.places] = values
 
-        return work, run
+        return work, _Scan(run, 2 * tape.rows.total * pack.weight_count)
 
     def gradients(self, tape: NumpyTape, work: Array, into: Mapping[str, Array]) -> list[Callable[[], None]]:
         """A task for the input weights, one for each group of recurrent weights, and one for the biases and vectors."""
@@ -167,6 +176,54 @@ class NumpyBackend:
             partial(_gradient_vectors, tape, work, into),
         ]
         return tasks + [partial(_gradient_recurrent, tape, work, into, names) for names in groups]
+
+    def run(self, parts: Sequence[Part], rows: Rows, threads: int) -> None:
+        """Directions, and ranges of rows, each on a thread of its own."""
+        if rows.batch == 0:
+            return
+        work = sum(part.work for part in parts if isinstance(part, _Scan))
+        n = min(threads, work // WORTH_A_THREAD)
+        ranges = cuts(rows, -(-n // len(parts))) if n > 1 else [(0, rows.batch)]
+        threads_run([partial(part, low, high) for low, high in ranges for part in parts])
+
+    def run_tasks(self, tasks: Sequence[Task], threads: int) -> None:
+        """Each on whatever thread is free."""
+        threads_run(tasks)
+
+    def steps(self, packs: Sequence[NumpyPack], rows: Rows, state: States, final: States) -> StepOf:
+        """The scans of all layers over one step, on arrays of their own."""
+        return _Steps(self, packs, rows, state, final)
+
+
+class _Scan:
+    """A scan to be run, and about how many multiply-adds it is."""
+
+    def __init__(self, run: Part, work: int) -> None:
+        self._run, self.work = run, work
+
+    def __call__(self, low: int, high: int) -> None:
+        self._run(low, high)
+
+
+class _Steps:
+    """One time step of all layers."""
+
+    def __init__(
+        self, backend: NumpyBackend, packs: Sequence[NumpyPack], rows: Rows, state: States, final: States
+    ) -> None:
+        self.backend, self.rows = backend, rows
+        widths = [packs[0].sizes.input_size, *(pack.state_sizes[0] for pack in packs)]
+        self.values = [np.zeros((1, rows.batch, width), packs[0].dtype) for width in widths]
+        self.parts = []
+        for index, (pack, x, y) in enumerate(zip(packs, self.values[:-1], self.values[1:], strict=True)):
+            begin, end = tuple(s[index] for s in state), tuple(s[index] for s in final)
+            self.parts.append(backend.forward(pack, rows, x, y, begin, end, False))
+
+    def __call__(self, x: Array, y: Array, threads: int) -> None:
+        self.values[0][0] = x
+        for part in self.parts:
+            self.backend.run([part], self.rows, threads)
+        y[...] = self.values[-1][0] if y.ndim == 2 else self.values[-1][0, 0]
 
 
 def _forward_piece(
@@ -301,3 +358,13 @@ def _recurrent(plan: Plan, parameters: Mapping[str, Array], names: tuple[str | N
         return parameters["weight_hr"]
     gates = [plan.cell.recurrent_gates.index(str(name)) for name in names]
     return _blocks(parameters["weight_hh"], gates, hidden)
+
+
+def unavailable() -> str | None:
+    """NumPy is always there."""
+    return None
+
+
+def backend() -> NumpyBackend:
+    """The backend."""
+    return NumpyBackend()

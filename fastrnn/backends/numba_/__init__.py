@@ -1,13 +1,13 @@
-"""The compiled backend. Importing this package imports nothing but itself; Numba comes in with `NumbaBackend`."""
+"""The compiled backend. Importing this package imports nothing but itself; Numba comes in with `backend`."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fastrnn.backends.numba_.backend import NumbaBackend
+    from fastrnn.backends.tiled.backend import NumbaBackend
 
 __all__ = ["NumbaBackend", "unavailable"]
 
@@ -21,9 +21,9 @@ def unavailable() -> str | None:
     return None
 
 
-def __getattr__(name: str) -> Any:
-    if name == "NumbaBackend":
-        from fastrnn.backends.numba_.backend import NumbaBackend
+def backend() -> Backend:
+    """The backend."""
+    from fastrnn.backends.numba_.native import NumbaNative
+    from fastrnn.backends.tiled.backend import TiledBackend
 
-        return NumbaBackend
-    raise AttributeError(name)
+    return TiledBackend("numba", NumbaNative())

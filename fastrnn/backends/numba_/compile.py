@@ -6,10 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from numba import njit, types
-
-Kernel = Callable[..., None]
-INT64S = types.Array(types.int64, 1, "C")
+from numba import njit
 
 
 def inner(function: Callable[..., Any]) -> Any:
@@ -43,18 +40,23 @@ def _say_once(error: RuntimeError) -> None:
         )
 
 
-def kernel_of(dispatcher: Any, program: Any, *arguments: Any) -> Kernel:
-    """The compiled function itself for one program, to be called with it and with arguments of the given types.
+def compiled_for(dispatcher: Any, signature: tuple[Any, ...]) -> Callable[..., Any]:
+    """The compiled function itself for arguments of these types, which it does not check.
 
-    It does without Numba's look-up of the arguments' types, which takes longer than a small step. Made once.
+    It does without Numba's look-up of the arguments' types, which takes longer than a small step.
     """
-    signature = arguments if program is None else (program.numba_type, *arguments)
-    key = id(dispatcher), signature
-    found = _kernels.get(key)
+    return _compiled(dispatcher, signature).entry_point  # type: ignore[no-any-return]
+
+
+def address_of(dispatcher: Any, signature: tuple[Any, ...]) -> int:
+    """The address of the compiled function, as C would call it."""
+    found = _compiled(dispatcher, signature)
+    return int(found.library.get_pointer_to_function(found.fndesc.llvm_cfunc_wrapper_name))
+
+
+def _compiled(dispatcher: Any, signature: tuple[Any, ...]) -> Any:
+    found = dispatcher.overloads.get(signature)
     if found is None:
         dispatcher.compile(signature)  # under Numba's own lock; the second of two threads finds it done
-        found = _kernels[key] = dispatcher.overloads[signature].entry_point
+        found = dispatcher.overloads[signature]
     return found
-
-
-_kernels: dict[Any, Kernel] = {}

@@ -9,13 +9,12 @@ from numba import carray
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from fastrnn.backends.numba_.atomics import emit_meeting
 from fastrnn.backends.numba_.compile import inner
-from fastrnn.backends.numba_.outer import Operands, emit_outer
-from fastrnn.backends.numba_.program import Program
-from fastrnn.backends.numba_.tile import emit_stage
 from fastrnn.backends.numba_.vector import I1, I64, Emitter
-
-INPUT_STAGE, FORWARD_STEP, BACKWARD_STEP, FINISH_STEP, INPUT_GRADIENT_STAGE = range(5)
+from fastrnn.backends.tiled.outer import Operands, emit_outer
+from fastrnn.backends.tiled.program import BACKWARD_STEP, Program
+from fastrnn.backends.tiled.tile import emit_stage
 
 
 @intrinsic(prefer_literal=True)
@@ -36,6 +35,7 @@ def run_stages(_context: Any, program: Any, kind: Any, frame: Any, linked: Any, 
                 emit_stage(emit, stage, frame, linked, rows, I1(0))
             else:
                 emit_stage(emit, stage, frame, zero, rows, I1(1))
+            emit_meeting(builder, frame)
         return cgutils.get_null_value(_target.get_value_type(types.none))
 
     return types.none(program, kind, types.int64, types.int64, types.int64), codegen
@@ -53,7 +53,17 @@ def outer_product(_context, program, a, a_stride, b, b_offsets, into, into_strid
 
 
 @intrinsic
-def _pointer(_context: Any, address: Any) -> Any:
+def item_bytes(_context: Any, program: Any) -> Any:
+    """The bytes of one value of a program."""
+
+    def codegen(_target: Any, _builder: Any, _signature: Any, _args: Any) -> Any:
+        return I64(program.program.dtype.itemsize)
+
+    return types.int64(program), codegen
+
+
+@intrinsic
+def pointer(_context: Any, address: Any) -> Any:
     """An address as a pointer to int64, for `numba.carray`."""
 
     def codegen(_target: Any, builder: Any, _signature: Any, args: Any) -> Any:
@@ -65,7 +75,7 @@ def _pointer(_context: Any, address: Any) -> Any:
 @inner
 def whole_numbers(address, count):  # type: ignore[no-untyped-def]
     """The int64 array of ``count`` values at an address."""
-    return carray(_pointer(address), (count,))
+    return carray(pointer(address), (count,))
 
 
 @intrinsic
@@ -90,6 +100,18 @@ def copy_bytes(_context: Any, into: Any, source: Any, count: Any) -> Any:
     return types.none(types.int64, types.int64, types.int64), codegen
 
 
+@intrinsic
+def clear_bytes(_context: Any, into: Any, count: Any) -> Any:
+    """Set ``count`` bytes from an address on to zero."""
+
+    def codegen(target: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        byte = ir.IntType(8)
+        cgutils.memset(builder, builder.inttoptr(args[0], byte.as_pointer()), args[1], 0)
+        return cgutils.get_null_value(target.get_value_type(types.none))
+
+    return types.none(types.int64, types.int64), codegen
+
+
 _FLUSH = {"x86": 0x8040, "aarch64": 1 << 24}  # MXCSR: flush to zero, denormals are zero; FPCR: FZ
 
 
@@ -105,7 +127,7 @@ def flush_denormals(_context: Any) -> Any:
     def codegen(target: Any, builder: Any, _signature: Any, _args: Any) -> Any:
         if _architecture(target) == "aarch64":
             kind = ir.FunctionType(I64, [])
-            before = builder.asm(kind, "mrs $0, fpcr", "=r", [], side_effect=True)
+            before = builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.aarch64.get.fpcr"), [])
             _set_arm_mode(builder, builder.or_(before, I64(_FLUSH["aarch64"])))
             return before
         slot = cgutils.alloca_once(builder, ir.IntType(32))
@@ -141,4 +163,5 @@ def _mxcsr(builder: Any, name: str, slot: Any) -> None:
 
 
 def _set_arm_mode(builder: Any, mode: Any) -> None:
-    builder.asm(ir.FunctionType(ir.VoidType(), [I64]), "msr fpcr, $0", "r", [mode], side_effect=True)
+    kind = ir.FunctionType(ir.VoidType(), [I64])
+    builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.aarch64.set.fpcr"), [mode])

@@ -2,32 +2,41 @@
 
 Both walk over chunks of time: first what can be done for all of a chunk's steps at once (the input products, the
 gradient of x), then step by step what cannot. Rows are sorted, longest first, so that those active at a step are the
-first ``active[s]``; a call takes the sorted rows ``low .. high - 1``.
+first ``active[s]``; a call takes the sorted rows ``low .. high - 1``. A team of threads may share the units of each
+stage: then each runs the same loops on a frame of its own, and they wait for one another after each stage.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from numba import carray
 
-from fastrnn.backends.numba_ import frame as f
-from fastrnn.backends.numba_ import outer
+from fastrnn.backends.numba_.atomics import meet
 from fastrnn.backends.numba_.compile import compiled, inner
 from fastrnn.backends.numba_.intrinsics import (
-    BACKWARD_STEP,
-    FINISH_STEP,
-    FORWARD_STEP,
-    INPUT_GRADIENT_STAGE,
-    INPUT_STAGE,
+    clear_bytes,
     copy_bytes,
     flush_denormals,
+    item_bytes,
     keep,
     outer_product,
+    pointer,
     restore_mode,
     run_stages,
     whole_numbers,
 )
 from fastrnn.backends.numba_.target import target
+from fastrnn.backends.tiled import frame as f
+from fastrnn.backends.tiled import outer
+from fastrnn.backends.tiled.program import (
+    BACKWARD_STEP,
+    FINISH_STEP,
+    FORWARD_STEP,
+    INPUT_GRADIENT_STAGE,
+    INPUT_STAGE,
+)
 
+FRAME = 1 << 16  # more fields than any frame has: its array does not know how long it is
 BLOCK_BYTES = outer.BLOCK * max(outer.WIDTHS) * target().vector_bytes
 
 
@@ -68,6 +77,14 @@ def chunk_begin(active, low, high, start, stop, most):  # type: ignore[no-untype
 
 
 @inner
+def scratch_bytes(frame, rows, room, members):  # type: ignore[no-untyped-def]
+    """What a forward scan of some rows needs besides: states and kept values where it does not record, the projected
+    inputs of ``room`` row steps, and for each member of a team two tables of offsets."""
+    states = 0 if frame[f.RECORD] != 0 else rows * frame[f.SCRATCH_BYTES]
+    return states + room * (frame[f.PROJECTED_STRIDE] + 16 * members) + 64
+
+
+@inner
 def state_row(record, span, base, step):  # type: ignore[no-untyped-def]
     """The row, in a state's buffer, of sorted row 0 before ``step``: ``span`` initial states and then a history when
     recording, else two buffers of ``span`` rows in turn."""
@@ -77,10 +94,9 @@ def state_row(record, span, base, step):  # type: ignore[no-untyped-def]
 
 
 @inner
-def carve(frame, low, high, scratch):  # type: ignore[no-untyped-def]
-    """Give the states and the kept values of rows low .. high - 1 their places in ``scratch``."""
+def carve(frame, low, high, at):  # type: ignore[no-untyped-def]
+    """Give the states and the kept values of rows low .. high - 1 their places from the address ``at`` on."""
     rows = high - low
-    at = (scratch + 63) // 64 * 64
     for k in range(frame[f.STATES]):
         fields = f.FIRST_STATE + f.STATE_FIELDS * k
         stride = frame[fields + f.STATE_STRIDE]
@@ -92,13 +108,18 @@ def carve(frame, low, high, scratch):  # type: ignore[no-untyped-def]
 
 @inner
 def load_states(frame, order, low, high, initial, base, stride):  # type: ignore[no-untyped-def]
-    """Copy the rows of each state from the caller's arrays to the buffer that the fields name."""
+    """Copy the rows of each state from the caller's arrays, zeros where there are none, to the buffer that the fields
+    name."""
     for k in range(frame[f.STATES]):
         fields = f.FIRST_STATE + f.STATE_FIELDS * k
         count = frame[fields + f.STATE_BYTES]
+        source = frame[fields + initial]
         for r in range(low, high):
             into = frame[fields + base] + r * frame[fields + stride]
-            copy_bytes(into, frame[fields + initial] + order[r] * count, count)
+            if source == 0:
+                clear_bytes(into, count)
+            else:
+                copy_bytes(into, source + order[r] * count, count)
 
 
 @inner
@@ -127,29 +148,30 @@ def point_states(frame, base, step, low):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def forward(program, frame, low, high, start, stop):  # type: ignore[no-untyped-def]
-    """The steps start .. stop - 1 of sorted rows low .. high - 1."""
+def forward(program, here, low, high, start, stop):  # type: ignore[no-untyped-def]
+    """The steps start .. stop - 1 of sorted rows low .. high - 1, with the frame at the address ``here``."""
     mode = flush_denormals()
-    here = frame.ctypes.data
+    frame = whole_numbers(here, FRAME)
     order = whole_numbers(frame[f.ORDER], frame[f.BATCH])
     lengths = whole_numbers(frame[f.LENGTHS], frame[f.BATCH])
     active = whole_numbers(frame[f.ACTIVE], frame[f.LONGEST])
     base = whole_numbers(frame[f.BASE], frame[f.LONGEST] + 1)
     record = frame[f.RECORD] != 0
     reverse = frame[f.REVERSE] != 0
-    own = 0 if record or frame[f.SCRATCH] != 0 else (high - low) * frame[f.SCRATCH_BYTES] + 64
-    scratch = np.empty(own, np.uint8)
-    if not record:
-        carve(frame, low, high, scratch.ctypes.data if own else frame[f.SCRATCH])
-    if start == 0:
-        load_states(frame, order, low, high, f.STATE_INITIAL, f.STATE_BASE, f.STATE_STRIDE)
     most = max(frame[f.CHUNK], high - low)
     room = min(most, (stop - start) * (high - low))
-    projected = np.empty(room * frame[f.PROJECTED_STRIDE] + 64, np.uint8)
-    first = (projected.ctypes.data + 63) // 64 * 64
-    offsets = np.empty((2, room), np.int64)
-    frame[f.X_OFFSETS] = offsets.ctypes.data
-    y_table = offsets[1].ctypes.data
+    own = np.empty(scratch_bytes(frame, high - low, room, 1) if frame[f.SCRATCH] == 0 else 0, np.uint8)
+    scratch = frame[f.SCRATCH] if frame[f.SCRATCH] != 0 else (own.ctypes.data + 63) // 64 * 64
+    if not record:
+        carve(frame, low, high, scratch)
+        scratch += (high - low) * frame[f.SCRATCH_BYTES]
+    if start == 0 and frame[f.MEMBER] == 0:
+        load_states(frame, order, low, high, f.STATE_INITIAL, f.STATE_BASE, f.STATE_STRIDE)
+    first = scratch
+    tables = first + room * (frame[f.PROJECTED_STRIDE] + 16 * frame[f.MEMBER])
+    offsets = carray(pointer(tables), (2, room))
+    frame[f.X_OFFSETS] = tables
+    y_table = tables + 8 * room
     step = start
     while step < stop:
         end, rows = chunk_end(active, low, high, step, stop, most)
@@ -173,19 +195,17 @@ def forward(program, frame, low, high, start, stop):  # type: ignore[no-untyped-
             run_stages(program, FORWARD_STEP, here, 0, count)
             at += count
         step = end
-    if stop == len(active):
+    if stop == len(active) and frame[f.MEMBER] == 0:
         store_final(frame, order, lengths, base, low, high)
     restore_mode(mode)
-    keep(scratch)
-    keep(projected)
-    keep(offsets)
+    keep(own)
 
 
 @compiled
-def backward(program, frame, low, high, start, stop):  # type: ignore[no-untyped-def]
-    """The steps start - 1 .. stop, in this order, of sorted rows low .. high - 1."""
+def backward(program, here, low, high, start, stop):  # type: ignore[no-untyped-def]
+    """The steps start - 1 .. stop, in this order, of sorted rows low .. high - 1; ``here`` as in `forward`."""
     mode = flush_denormals()
-    here = frame.ctypes.data
+    frame = whole_numbers(here, FRAME)
     order = whole_numbers(frame[f.ORDER], frame[f.BATCH])
     lengths = whole_numbers(frame[f.LENGTHS], frame[f.BATCH])
     active = whole_numbers(frame[f.ACTIVE], frame[f.LONGEST])
@@ -193,8 +213,9 @@ def backward(program, frame, low, high, start, stop):  # type: ignore[no-untyped
     reverse = frame[f.REVERSE] != 0
     longest = len(active)
     stride = frame[f.GRADIENT_STRIDE]
-    if start == longest:
+    if start == longest and frame[f.MEMBER] == 0:
         load_states(frame, order, low, high, f.ADJOINT_INITIAL, f.ADJOINT_BASE, f.ADJOINT_STRIDE)
+    meet(here)
     for k in range(frame[f.STATES]):
         fields = f.FIRST_STATE + f.STATE_FIELDS * k
         frame[fields + f.ADJOINT] = frame[fields + f.ADJOINT_BASE] + low * frame[fields + f.ADJOINT_STRIDE]
@@ -229,7 +250,8 @@ def backward(program, frame, low, high, start, stop):  # type: ignore[no-untyped
         if longest > 0 and min(active[0], high) > low:
             frame[f.GRADIENT_AFTER] = frame[f.GRADIENT_BASE] + low * stride
             run_stages(program, FINISH_STEP, here, 0, min(active[0], high) - low)
-        store_adjoints(frame, order, low, high)
+        if frame[f.MEMBER] == 0:
+            store_adjoints(frame, order, low, high)
     restore_mode(mode)
     keep(offsets)
 
@@ -246,44 +268,35 @@ def store_adjoints(frame, order, low, high):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def step_offsets(order, lengths, active, base, reverse, step_bytes, row_bytes):  # type: ignore[no-untyped-def]
-    """Where every valid step of every row stands in an array over time and batch, by compact number."""
-    offsets = np.empty(base[-1], np.int64)
-    for s in range(len(active)):
-        row_offsets(offsets, base[s], order, lengths, 0, active[s], s, reverse, step_bytes, row_bytes)
-    return offsets
+def weight_gradient(program, here, low, high, start, stop):  # type: ignore[no-untyped-def]
+    """Rows low .. high - 1 of ``into[m, n]`` = the sum over rows start .. stop - 1 of a[row, m] * b[row, n]; see `outer`.
 
-
-@compiled
-def history_offsets(active, base, batch, stride):  # type: ignore[no-untyped-def]
-    """Where the state before every valid step stands in a state's history, by compact number."""
-    offsets = np.empty(base[-1], np.int64)
-    for s in range(len(active)):
-        first = state_row(True, batch, base, s)
-        for r in range(active[s]):
-            offsets[base[s] + r] = (first + r) * stride
-    return offsets
-
-
-@compiled
-def weight_gradient(program, a, a_stride, b, offsets, count, into, into_stride, height, width):  # type: ignore[no-untyped-def]
-    """``into[m, n]`` = the sum over ``count`` rows of a[row, m] * b[row, n]; see `outer`. All but program are int64."""
+    With start > 0 the sum is added to what is there.
+    """
     mode = flush_denormals()
+    frame = whole_numbers(here, FRAME)
+    a_stride, into_stride, width = frame[f.OUTER_A_STRIDE], frame[f.OUTER_INTO_STRIDE], frame[f.OUTER_WIDTH]
+    a = frame[f.OUTER_A] + low * item_bytes(program)
+    into = frame[f.OUTER_INTO] + low * into_stride
     room = np.empty(BLOCK_BYTES + 64, np.uint8)
     copied = (room.ctypes.data + 63) // 64 * 64
-    for start in range(0, count, outer.BLOCK):
-        rows = min(outer.BLOCK, count - start)
-        table = offsets + 8 * start
-        here = a + start * a_stride
-        outer_product(program, here, a_stride, b, table, into, into_stride, rows, height, width, copied, start == 0)
+    for first in range(start, stop, outer.BLOCK):
+        rows = min(outer.BLOCK, stop - first)
+        table = frame[f.OUTER_B_OFFSETS] + 8 * first
+        there = a + first * a_stride
+        outer_product(
+            program,
+            there,
+            a_stride,
+            frame[f.OUTER_B],
+            table,
+            into,
+            into_stride,
+            rows,
+            high - low,
+            width,
+            copied,
+            first == 0,
+        )
     restore_mode(mode)
     keep(room)
-
-
-@compiled
-def point(frame, field, array):  # type: ignore[no-untyped-def]
-    """Write an array's address into a field of the frame, and its first two strides, those of x, into the next two."""
-    frame[field] = array.ctypes.data
-    if array.ndim == 3:
-        frame[field + 1] = array.strides[0]
-        frame[field + 2] = array.strides[1]

@@ -1,14 +1,13 @@
-"""What the machine's vectors look like, and the tile's shape that suits them."""
+"""The vectors that Numba compiles for on this machine."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import llvmlite.binding as llvm
-import numpy as np
 from numba.core import config
+
+from fastrnn.backends.tiled.target import Target
 
 _AVX512 = (
     "avx512",
@@ -22,28 +21,6 @@ _AVX512 = (
     "tigerlake",
 )
 _AVX2 = ("haswell", "broadwell", "skylake", "alderlake", "znver", "x86-64-v3", "core-avx2")
-
-
-@dataclass(frozen=True)
-class Target:
-    """Bytes of a vector register, how many of them there are, and whether they multiply and add in one operation."""
-
-    vector_bytes: int
-    registers: int
-    fma: bool
-
-    def lanes(self, dtype: np.dtype[Any]) -> int:
-        """Values in one vector."""
-        return self.vector_bytes // dtype.itemsize
-
-    def heights(self, vectors: int) -> tuple[int, ...]:
-        """How many rows a tile of so many vectors a row takes at once: the tallest first, then down to one.
-
-        With 32 registers 24 of them accumulate, with 16 registers 9: more than that spills (measured).
-        """
-        room = (24 if self.registers == 32 else 9) // vectors
-        tallest = max(1, min(room, 8))
-        return (tallest, *(h for h in (4, 2, 1) if h < tallest))
 
 
 @lru_cache(maxsize=1)

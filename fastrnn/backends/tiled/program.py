@@ -1,32 +1,21 @@
-"""A plan as the kernels take it: its stages for the tile, and the Numba type that carries them into a compilation.
-
-Kernels are compiled once a program. The program is an argument whose *type* holds a digest of the cell's equations, the
-element type and the sources of the kernels, so that Numba's disk cache finds the right code in another process and
-never finds that of another cell or of an older version of these files.
-"""
+"""A plan as the kernels take it: its stages for the tile, whose epilogues emit the cell's arithmetic."""
 
 from __future__ import annotations
 
-import hashlib
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba.core import types
-from numba.core.pythonapi import NativeValue
-from numba.extending import models, register_model, typeof_impl, unbox
 
-import fastrnn
-from fastrnn.backends.numba_ import frame as f
-from fastrnn.backends.numba_.frame import Layout, state_field
-from fastrnn.backends.numba_.target import target
-from fastrnn.backends.numba_.tile import Rows, TileProduct, TileStage, View
 from fastrnn.backends.numba_.vector import Emitter, evaluate
+from fastrnn.backends.tiled import frame as f
+from fastrnn.backends.tiled.frame import Layout, state_field
+from fastrnn.backends.tiled.target import Target
+from fastrnn.backends.tiled.tile import Rows, TileProduct, TileStage, View
 from fastrnn.plan import Place, Plan, Product, Stage
 
 FORWARD_PADS, BACKWARD_PADS = (f.FORWARD_H, f.FORWARD_P), (f.BACKWARD_H, f.BACKWARD_P)
 WIDTHS = {"H": f.HIDDEN_SIZE, "P": f.PROJ_SIZE}
+INPUT_STAGE, FORWARD_STEP, BACKWARD_STEP, FINISH_STEP, INPUT_GRADIENT_STAGE = range(5)  # the kinds of stages
 
 
 def vectors_of(sums: int) -> int:
@@ -35,10 +24,10 @@ def vectors_of(sums: int) -> int:
 
 
 class Program:
-    """One plan for one element type: the stages that the tile runs, and the layout of their frame."""
+    """One plan for one element type and target: the stages that the tile runs, and the layout of their frame."""
 
-    def __init__(self, plan: Plan, dtype: np.dtype[Any]) -> None:
-        self.plan, self.dtype = plan, dtype
+    def __init__(self, plan: Plan, dtype: np.dtype[Any], target: Target) -> None:
+        self.plan, self.dtype, self.target = plan, dtype, target
         self.layout = Layout(plan)
         self.gates = len(plan.cell.input_gates)
         self.forward = [self._stage(s, FORWARD_PADS) for s in plan.forward]
@@ -46,8 +35,7 @@ class Program:
         self.finish = [self._stage(s, BACKWARD_PADS) for s in plan.finish]
         self.input = self._input_stage()
         self.input_gradient = self._input_gradient_stage()
-        self.lanes = target().lanes(dtype)
-        self.numba_type = register(self, plan.cell.digest)
+        self.lanes = target.lanes(dtype)
 
     def links(self, stage: TileStage) -> bool:
         """Whether a backward stage has the products that link a step to the one after it."""
@@ -55,7 +43,7 @@ class Program:
         return any(node.op == "adjoint" for product in products for node in product.results)
 
     def stages(self, kind: int) -> list[TileStage]:
-        """The stages of one kind, by its number in `intrinsics`."""
+        """The stages of one kind."""
         return [[self.input], self.forward, self.backward, self.finish, [self.input_gradient]][kind]
 
     def block(self, stages: list[TileStage]) -> int:
@@ -170,56 +158,3 @@ class _Epilogue:
             return value
         dy = emit.load_first(view.at(Rows(f.DY, table=f.DY_OFFSETS)), self._remaining(view))
         return emit.add(value, dy)
-
-
-class Outer:
-    """The kernel of the weight gradients, which is the same for all cells."""
-
-    def __init__(self, dtype: np.dtype[Any]) -> None:
-        self.dtype = dtype
-        self.numba_type = register(self, "outer")
-
-
-class ProgramType(types.Opaque):
-    """The Numba type of a program: nothing but its digest, by which the intrinsics find it."""
-
-    def __init__(self, digest: str) -> None:
-        self.digest = digest
-        super().__init__(name=f"fastrnn.Program({digest})")
-
-    @property
-    def program(self) -> Any:
-        return _PROGRAMS[self.digest]
-
-
-_PROGRAMS: dict[str, Program | Outer] = {}
-register_model(ProgramType)(models.OpaqueModel)
-
-
-def register(program: Program | Outer, name: str) -> ProgramType:
-    """The type of a program: a digest of its name, element type, target and of the sources of the kernels."""
-    digest = hashlib.sha256(name.encode() + program.dtype.name.encode() + _sources()).hexdigest()[:20]
-    _PROGRAMS[digest] = program
-    return ProgramType(digest)
-
-
-@typeof_impl.register(Program)
-@typeof_impl.register(Outer)
-def _typeof_program(value: Program | Outer, _context: Any) -> ProgramType:
-    return value.numba_type
-
-
-@unbox(ProgramType)
-def _unbox_program(_kind: Any, _value: Any, context: Any) -> NativeValue:
-    return NativeValue(context.context.get_dummy_value())
-
-
-@lru_cache(maxsize=1)
-def _sources() -> bytes:
-    """Everything that decides which instructions are emitted."""
-    package = Path(fastrnn.__file__).parent
-    found = hashlib.sha256(repr(target()).encode())
-    shared = [package / f"{name}.py" for name in ("approximations", "derive", "equations", "graph", "plan")]
-    for path in [*sorted((package / "backends" / "numba_").glob("*.py")), *shared]:
-        found.update(path.read_bytes())
-    return found.digest()

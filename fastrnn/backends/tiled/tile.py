@@ -14,9 +14,9 @@ from typing import Any
 
 from llvmlite import ir
 
-from fastrnn.backends.numba_ import frame as f
 from fastrnn.backends.numba_.target import target
 from fastrnn.backends.numba_.vector import I1, I64, Emitter
+from fastrnn.backends.tiled import frame as f
 
 UNROLL = 4  # steps of the k loop written out
 CHAIN = 64  # multiply-adds after one another in one sum
@@ -106,30 +106,40 @@ class View:
 
 
 def emit_stage(emit: Emitter, stage: TileStage, frame: Any, start: Any, stop: Any, with_products: Any) -> None:
-    """The loops over a stage's blocks and rows ``start .. stop - 1``, around calls of its tiles."""
+    """The loops over a stage's blocks, those of the frame's member of a team, and rows ``start .. stop - 1``."""
     b = emit.builder
-    width = emit.read_whole(emit.sum(frame, emit.whole(8 * stage.width)))
-    block_units = stage.vectors * emit.lanes
-    blocks = b.sdiv(emit.sum(width, emit.whole(block_units - 1)), emit.whole(block_units))
+    first_block, last_block = _blocks_of_member(emit, stage, frame)
     tiles = {height: _tile_function(emit, stage, height, 1) for height in target().heights(stage.accumulators)}
     single = b.icmp_signed("==", b.sub(stop, start), emit.whole(1))
-    zero = emit.whole(0)
     with b.if_else(single) as (one, many):
         with one:  # a lone row: more blocks at once, so that enough sums are under way to hide the latency of each
-            first, span = zero, _span(stage)
+            first, span = first_block, _span(stage)
             if span > 1:
                 wide = _tile_function(emit, stage, 1, span)
-                with emit.loop(first, blocks, span, []) as (block, _, end):
+                with emit.loop(first, last_block, span, []) as (block, _, end):
                     b.call(wide, [frame, start, block, with_products])
                 first = end[-1]
-            with emit.loop(first, blocks, 1, []) as (block, _, _end):
+            with emit.loop(first, last_block, 1, []) as (block, _, _end):
                 b.call(tiles[1], [frame, start, block, with_products])
-        with many, emit.loop(zero, blocks, 1, []) as (block, _, _end):
+        with many, emit.loop(first_block, last_block, 1, []) as (block, _, _end):
             row = start
             for height, tile in tiles.items():
                 with emit.loop(row, stop, height, []) as (first_row, _, end):
                     b.call(tile, [frame, first_row, block, with_products])
                 row = end[-1]
+
+
+def _blocks_of_member(emit: Emitter, stage: TileStage, frame: Any) -> tuple[Any, Any]:
+    """(first, last): a stage's blocks of units, or those that are the member's where a team shares them."""
+    b = emit.builder
+    width, team, member = (
+        emit.read_whole(emit.sum(frame, emit.whole(8 * field))) for field in (stage.width, f.TEAM, f.MEMBER)
+    )
+    block_units = stage.vectors * emit.lanes
+    blocks = b.sdiv(emit.sum(width, emit.whole(block_units - 1)), emit.whole(block_units))
+    members = b.select(b.icmp_signed(">", team, emit.whole(1)), team, emit.whole(1))
+    first, last = emit.times(blocks, member), emit.times(blocks, emit.sum(member, emit.whole(1)))
+    return b.sdiv(first, members), b.sdiv(last, members)
 
 
 def _span(stage: TileStage) -> int:

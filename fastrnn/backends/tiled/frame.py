@@ -23,13 +23,23 @@ KEPT_BASE, KEPT, KEPT_STRIDE, GRADIENT_BASE, GRADIENT, GRADIENT_STRIDE, GRADIENT
 INPUT_WEIGHTS, INPUT_GRADIENT_WEIGHTS, FLAT_INPUT, CHUNK, STATES, REVERSE = range(37, 43)
 # The rows of the call: addresses of the tables of `contract.Rows`, and their sizes.
 ORDER, LENGTHS, ACTIVE, BASE, BATCH, LONGEST = range(43, 49)
-# Room for the states and the kept values of a forward that does not record (0: the kernel makes its own), the bytes of
-# it that a row needs, and how many rows apart the two buffers of a state are.
+# Room for what a forward scan needs besides (0: the kernel makes its own; see `scratch_bytes`), the bytes of it that the
+# states and kept values of a row need, and how many rows apart the two buffers of a state are.
 SCRATCH, SCRATCH_BYTES, SPAN = range(49, 52)
-FIRST_STATE = 52  # from here on, for each state:
+# The compiled scan that this frame is for: its address and its first argument. See `native`.
+KERNEL, PROGRAM = range(52, 54)
+# Threads that share the units of every stage (0 or 1: none do), which of them this frame is for, and the address where
+# each of them counts the stages that it is through with, `COUNTER_BYTES` apart.
+TEAM, MEMBER, COUNTERS = range(54, 57)
+FIRST_STATE = 57  # from here on, for each state:
 STATE_BASE, STATE_STRIDE, STATE_IN, STATE_OUT, ADJOINT_BASE, ADJOINT_STRIDE, ADJOINT = range(7)
 STATE_INITIAL, STATE_FINAL, STATE_BYTES, ADJOINT_INITIAL, ADJOINT_FINAL = range(7, 12)
 STATE_FIELDS = 12
+# The frame of a weight gradient, which has the fields above in common with the others: see `scan.weight_gradient`.
+OUTER_A, OUTER_A_STRIDE, OUTER_B, OUTER_B_OFFSETS, OUTER_COUNT, OUTER_INTO, OUTER_INTO_STRIDE, OUTER_WIDTH = range(8)
+OUTER_SIZE = FIRST_STATE
+COUNTER_BYTES = 128  # two cache lines, since processors fetch lines in pairs
+MOST_MEMBERS = 64
 
 
 class Layout:

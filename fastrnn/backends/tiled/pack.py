@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numba import from_dtype, types
 
 from fastrnn.backends.contract import Array
-from fastrnn.backends.numba_ import frame as f
-from fastrnn.backends.numba_ import scan
-from fastrnn.backends.numba_.compile import INT64S, Kernel, kernel_of
-from fastrnn.backends.numba_.frame import state_field
-from fastrnn.backends.numba_.program import Outer, Program
-from fastrnn.backends.numba_.tile import TileStage
+from fastrnn.backends.tiled import frame as f
+from fastrnn.backends.tiled.frame import state_field
+from fastrnn.backends.tiled.native import Native
+from fastrnn.backends.tiled.program import Program
+from fastrnn.backends.tiled.tile import TileStage
 from fastrnn.equations import Sizes
-from fastrnn.plan import Plan, Product, Stage
+from fastrnn.plan import Product, Stage
 
 ALIGNMENT = 64  # bytes: a cache line, and the longest vector
 CHUNK_BYTES = 256 * 1024  # of projected input at once: about what stays in the second cache beside the weights
@@ -48,35 +46,12 @@ def pitch(width: int, size: int) -> int:
     return width + ALIGNMENT // size if crowded else width
 
 
-SCAN_ARGUMENTS = (INT64S, *[types.int64] * 4)  # frame, low, high, start, stop
 PIECE = 2e9  # multiply-adds between two checkpoints: some tens of milliseconds, so that Ctrl-C answers soon
 
 
-@lru_cache(maxsize=256)
-def program_of(plan: Plan, dtype: str) -> Program:
-    """The program of a plan."""
-    return Program(plan, np.dtype(dtype))
-
-
-@lru_cache(maxsize=2)
-def outer_of(dtype: str) -> Outer:
-    """The weight gradients' kernel of an element type."""
-    return Outer(np.dtype(dtype))
-
-
-class Points:
-    """Compiled ways to write an array's address into a frame: some ten times faster than asking NumPy for it."""
-
-    def __init__(self, dtype: np.dtype[Any]) -> None:
-        kind = from_dtype(dtype)
-        self.time_major = kernel_of(scan.point, None, INT64S, types.int64, types.Array(kind, 3, "A"))
-        self.state = kernel_of(scan.point, None, INT64S, types.int64, types.Array(kind, 2, "C"))
-
-
-@lru_cache(maxsize=2)
-def points_of(dtype: str) -> Points:
-    """The pointers of an element type."""
-    return Points(np.dtype(dtype))
+def address(array: Array) -> int:
+    """Where an array's first value is."""
+    return int(array.__array_interface__["data"][0])
 
 
 def pack_matrices(matrices: list[Array], block: int, dtype: np.dtype[Any]) -> Array:
@@ -93,10 +68,11 @@ def pack_matrices(matrices: list[Array], block: int, dtype: np.dtype[Any]) -> Ar
     return packed
 
 
-class NumbaPack:
+class TiledPack:
     """The weights of one layer and direction. What only training needs is packed when it is first asked for."""
 
-    def __init__(self, program: Program, parameters: Mapping[str, Array], sizes: Sizes) -> None:
+    def __init__(self, native: Native, program: Program, parameters: Mapping[str, Array], sizes: Sizes) -> None:
+        self.native = native
         self.program, self.plan, self.sizes, self.dtype = program, program.plan, sizes, program.dtype
         cell, hidden = self.plan.cell, sizes.hidden_size
         self.weights = {name: np.array(value, self.dtype) for name, value in parameters.items()}
@@ -114,8 +90,7 @@ class NumbaPack:
         self._held: list[Array] = []
         self.most_rows = max(1, int(PIECE / max(self.weight_count, 1)))  # row steps between two checkpoints
         self.state_fields = [state_field(k, 0) for k in range(len(cell.states))]
-        self.points = points_of(self.dtype.name)
-        self.frame = self._frame(hidden)
+        self._weights_frame = self._frame(hidden)
 
     def _offsets(self, widths: tuple[str, ...], backward: int) -> list[int]:
         """Where each column begins in a row, and the row's width, in values."""
@@ -126,7 +101,7 @@ class NumbaPack:
 
     def _place(self, frame: Array, field: int, array: Array) -> None:
         self._held.append(array)
-        frame[field] = array.__array_interface__["data"][0]
+        frame[field] = address(array)
 
     def _frame(self, hidden: int) -> Array:
         cell, sizes, size = self.plan.cell, self.sizes, self.dtype.itemsize
@@ -187,19 +162,17 @@ class NumbaPack:
         return [np.concatenate(blocks).T] if product.rows[0][0] == "gradient" else blocks
 
     @cached_property
-    def forward(self) -> Kernel:
-        """The compiled forward scan."""
-        return kernel_of(scan.forward, self.program, *SCAN_ARGUMENTS)
-
-    @cached_property
-    def backward(self) -> Kernel:
-        """The compiled backward scan."""
-        return kernel_of(scan.backward, self.program, *SCAN_ARGUMENTS)
+    def frame(self) -> Array:
+        """The frame of a forward scan."""
+        frame = self._weights_frame
+        frame[f.KERNEL], frame[f.PROGRAM] = self.native.forward(self.program)
+        return frame
 
     @cached_property
     def training_frame(self) -> Array:
-        """The frame with the transposed weights of the backward pass."""
-        frame, layout, size = self.frame.copy(), self.program.layout, self.dtype.itemsize
+        """The frame of a backward scan, with the transposed weights."""
+        frame, layout, size = self._weights_frame.copy(), self.program.layout, self.dtype.itemsize
+        frame[f.KERNEL], frame[f.PROGRAM] = self.native.backward(self.program)
         frame[f.RECORD] = 1
         frame[f.CHUNK] = max(CHUNK_ROWS, CHUNK_BYTES // int(frame[f.GRADIENT_STRIDE]))
         self._pack_stages(frame, self.plan.backward, self.program.backward)

@@ -1,0 +1,262 @@
+"""The way into the kernels: calls of them, alone or by a team of threads, for whole scans and for single steps.
+
+These functions know no cell. A frame holds the address of its kernel, so that one compilation of each serves all.
+
+A *box* is a worker's mailbox. Its state says whether the worker sleeps, is being woken, waits for a job or is taken by a
+caller; only who has taken it may post a job, and only the worker says that one is done. A worker that has waited long
+enough goes to sleep, in Python, where it costs nothing (see `fastrnn.backends.tiled.team`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastrnn.backends.numba_.atomics import (
+    call_kernel,
+    exchange_if,
+    fetch_add,
+    load_acquire,
+    pause,
+    store_release,
+    wait_for,
+)
+from fastrnn.backends.numba_.compile import compiled, inner
+from fastrnn.backends.numba_.intrinsics import keep, whole_numbers
+from fastrnn.backends.numba_.scan import FRAME, row_offsets, scratch_bytes, state_row
+from fastrnn.backends.tiled import box as bx
+from fastrnn.backends.tiled import frame as f
+from fastrnn.backends.tiled.box import ASLEEP, DONE, JOB, STATE, TAKEN, WAITING, WAKING
+
+
+@inner
+def call(here, low, high, start, stop):  # type: ignore[no-untyped-def]
+    """Run the kernel of the frame at an address."""
+    frame = whole_numbers(here, FRAME)
+    call_kernel(frame[f.KERNEL], frame[f.PROGRAM], here, low, high, start, stop)
+
+
+@compiled
+def run(program, frame, low, high, start, stop):  # type: ignore[no-untyped-def]
+    """Run the kernel of a frame."""
+    call(frame.ctypes.data, low, high, start, stop)
+    keep(frame)
+
+
+@inner
+def point_at(frame, field, array):  # type: ignore[no-untyped-def]
+    """Write an array's address into a field of the frame, and its first two strides, those of x, into the next two."""
+    frame[field] = array.ctypes.data
+    if array.ndim == 3:
+        frame[field + 1] = array.strides[0]
+        frame[field + 2] = array.strides[1]
+
+
+@compiled
+def point(program, frame, field, array):  # type: ignore[no-untyped-def]
+    """`point_at` for one array."""
+    point_at(frame, field, array)
+
+
+@compiled
+def point_both(program, frame, field, array, other_field, other):  # type: ignore[no-untyped-def]
+    """`point_at` for two arrays."""
+    point_at(frame, field, array)
+    point_at(frame, other_field, other)
+
+
+@inner
+def call_from_list(here):  # type: ignore[no-untyped-def]
+    """Take calls from the list at an address until none is left."""
+    work = whole_numbers(here, bx.LIST_FIELDS)
+    while True:
+        k = fetch_add(here + 8 * bx.LIST_TAKEN, 1)
+        if k >= work[bx.LIST_COUNT]:
+            break
+        ends = whole_numbers(work[bx.LIST_RANGES] + 32 * k, 4)
+        call(work[bx.LIST_FRAMES] + 8 * work[bx.LIST_SIZE] * k, ends[0], ends[1], ends[2], ends[3])
+
+
+@compiled
+def serve(program, box, looks):  # type: ignore[no-untyped-def]
+    """Do the jobs that are posted in a box, until none has come for so many looks; then the box is asleep."""
+    here = box.ctypes.data
+    seen = load_acquire(here + 8 * JOB)
+    idle = 0
+    store_release(here + 8 * STATE, WAITING)
+    while True:
+        job = load_acquire(here + 8 * JOB)
+        if job != seen:
+            if box[bx.JOB_LIST] != 0:
+                call_from_list(box[bx.JOB_LIST])
+            else:
+                call(box[bx.JOB_FRAME], box[bx.LOW], box[bx.HIGH], box[bx.START], box[bx.STOP])
+            store_release(here + 8 * DONE, job)
+            seen = job
+            idle = 0
+        elif idle < looks:
+            pause()
+            idle += 1
+        elif exchange_if(here + 8 * STATE, WAITING, ASLEEP):
+            break
+        else:
+            idle = 0  # somebody has taken it: a job comes in a moment
+    keep(box)
+
+
+@compiled
+def rouse(program, box):  # type: ignore[no-untyped-def]
+    """Whether the box was asleep; then it is being woken from now on, by whoever called this."""
+    found = exchange_if(box.ctypes.data + 8 * STATE, ASLEEP, WAKING)
+    keep(box)
+    return found
+
+
+@compiled
+def awake(program, box, looks):  # type: ignore[no-untyped-def]
+    """Wait, so many looks at the most, until a box that is being woken is awake; whether it is."""
+    here = box.ctypes.data
+    for _ in range(looks):
+        if load_acquire(here + 8 * STATE) != WAKING:
+            break
+        pause()
+    found = load_acquire(here + 8 * STATE)
+    keep(box)
+    return found == WAITING or found == TAKEN
+
+
+@inner
+def take(boxes, taken, most):  # type: ignore[no-untyped-def]
+    """Take up to ``most`` boxes that wait for a job; their addresses go to ``taken``. How many."""
+    count = 0
+    for i in range(len(boxes)):
+        if count < most and exchange_if(boxes[i] + 8 * STATE, WAITING, TAKEN):
+            taken[count] = boxes[i]
+            count += 1
+    return count
+
+
+@inner
+def post(here, job, frame, low, high, start, stop):  # type: ignore[no-untyped-def]
+    """Give the worker of a box that is taken a job: a list at the address ``job``, or with 0 one call."""
+    box = whole_numbers(here, bx.WORDS)
+    box[bx.JOB_LIST] = job
+    box[bx.JOB_FRAME] = frame
+    box[bx.LOW] = low
+    box[bx.HIGH] = high
+    box[bx.START] = start
+    box[bx.STOP] = stop
+    store_release(here + 8 * JOB, box[JOB] + 1)
+
+
+@inner
+def dismiss(taken, count):  # type: ignore[no-untyped-def]
+    """Wait until the workers that were taken are done, and let them go."""
+    for i in range(count):
+        box = whole_numbers(taken[i], bx.WORDS)
+        wait_for(taken[i] + 8 * DONE, box[JOB])
+        store_release(taken[i] + 8 * STATE, WAITING)
+
+
+@inner
+def as_team(boxes, frames, size, most, low, high, start, stop):  # type: ignore[no-untyped-def]
+    """Run one kernel, the units of each stage shared with those workers that wait for a job, ``most`` of all together.
+
+    ``frames`` is the address of a frame for each, ``size`` fields each. How many members the team had.
+    """
+    taken = np.empty(f.MOST_MEMBERS, np.int64)
+    joined = take(boxes, taken, most - 1)
+    counters = whole_numbers(whole_numbers(frames, FRAME)[f.COUNTERS], f.MOST_MEMBERS * f.COUNTER_BYTES // 8)
+    for i in range(joined + 1):
+        frame = whole_numbers(frames + 8 * size * i, FRAME)
+        frame[f.TEAM] = joined + 1
+        frame[f.MEMBER] = i
+        counters[i * f.COUNTER_BYTES // 8] = 0
+    for i in range(joined):
+        post(taken[i], 0, frames + 8 * size * (i + 1), low, high, start, stop)
+    call(frames, low, high, start, stop)
+    dismiss(taken, joined)
+    return joined + 1
+
+
+@compiled
+def run_as_team(program, boxes, frames, low, high, start, stop):  # type: ignore[no-untyped-def]
+    """`as_team` with as many members as there are frames, (members, size)."""
+    members = as_team(boxes, frames.ctypes.data, frames.shape[1], len(frames), low, high, start, stop)
+    keep(frames)
+    return members
+
+
+@compiled
+def run_list(program, boxes, frames, ranges, most):  # type: ignore[no-untyped-def]
+    """Run kernels that have nothing to do with one another, each with a frame and (low, high, start, stop) of its own.
+
+    Those workers that wait for a job help, ``most`` threads in all. How many took part.
+    """
+    taken = np.empty(f.MOST_MEMBERS, np.int64)
+    joined = take(boxes, taken, min(most, len(frames)) - 1)
+    work = np.empty(bx.LIST_FIELDS, np.int64)
+    work[bx.LIST_TAKEN] = 0
+    work[bx.LIST_COUNT] = len(frames)
+    work[bx.LIST_FRAMES] = frames.ctypes.data
+    work[bx.LIST_SIZE] = frames.shape[1]
+    work[bx.LIST_RANGES] = ranges.ctypes.data
+    for i in range(joined):
+        post(taken[i], work.ctypes.data, 0, 0, 0, 0, 0)
+    call_from_list(work.ctypes.data)
+    dismiss(taken, joined)
+    keep(work)
+    keep(frames)
+    keep(ranges)
+    return joined + 1
+
+
+@compiled
+def step(program, boxes, frames, x, y):  # type: ignore[no-untyped-def]
+    """One time step of every layer of a stack, ``x`` in and ``y`` out, both (rows, size) or (size,).
+
+    ``frames`` is (layers, members, size): with more than one member the units are shared as in `as_team`.
+    """
+    layers, members, size = frames.shape
+    rows = x.shape[0] if x.ndim == 2 else 1
+    for m in range(members):
+        frames[0, m, f.X] = x.ctypes.data
+        frames[0, m, f.X_ROW] = x.strides[0]
+        frames[layers - 1, m, f.Y] = y.ctypes.data
+        frames[layers - 1, m, f.Y_ROW] = y.strides[0]
+    joined = 1
+    for k in range(layers):
+        here = frames.ctypes.data + 8 * size * members * k
+        if members == 1:
+            call(here, 0, rows, 0, 1)
+        else:
+            joined = as_team(boxes, here, size, members, 0, rows, 0, 1)
+    keep(frames)
+    keep(x)
+    keep(y)
+    return joined
+
+
+@compiled
+def room(program, frame, rows, steps, members):  # type: ignore[no-untyped-def]
+    """The bytes of scratch for a forward scan, `scan.scratch_bytes`, with as many steps at once as a chunk may have."""
+    return scratch_bytes(frame, rows, min(max(frame[f.CHUNK], rows), rows * steps), members)
+
+
+@compiled
+def step_offsets(program, order, lengths, active, base, reverse, step_bytes, row_bytes):  # type: ignore[no-untyped-def]
+    """Where every valid step of every row stands in an array over time and batch, by compact number."""
+    offsets = np.empty(base[-1], np.int64)
+    for s in range(len(active)):
+        row_offsets(offsets, base[s], order, lengths, 0, active[s], s, reverse, step_bytes, row_bytes)
+    return offsets
+
+
+@compiled
+def history_offsets(program, active, base, batch, stride):  # type: ignore[no-untyped-def]
+    """Where the state before every valid step stands in a state's history, by compact number."""
+    offsets = np.empty(base[-1], np.int64)
+    for s in range(len(active)):
+        first = state_row(True, batch, base, s)
+        for r in range(active[s]):
+            offsets[base[s] + r] = (first + r) * stride
+    return offsets

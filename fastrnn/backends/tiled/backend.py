@@ -1,0 +1,110 @@
+"""The compiled backends: tapes, and the frames that bind a kernel to its buffers. The contract is in `contract`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastrnn.backends.contract import Array, Part, Rows, States
+from fastrnn.backends.tiled import frame as f
+from fastrnn.backends.tiled.crew import Crew
+from fastrnn.backends.tiled.native import Native
+from fastrnn.backends.tiled.outer_tasks import Products
+from fastrnn.backends.tiled.pack import TiledPack, address, aligned
+from fastrnn.backends.tiled.scan import Scan
+from fastrnn.backends.tiled.steps import Steps
+from fastrnn.equations import Sizes
+from fastrnn.plan import Plan
+
+
+@dataclass(eq=False)
+class Tape:
+    """What a recording forward keeps: rows of kept values by compact number, and the history of every state."""
+
+    pack: TiledPack
+    rows: Rows
+    x: Array
+    reverse: bool
+    kept: Array  # (N, kept columns)
+    history: States  # (B + N, padded width) each: the initial states, then the state after each step
+
+
+@dataclass(eq=False)
+class Work:
+    """What a backward scan leaves for the weight gradients: the gates' gradients by compact number."""
+
+    gradient: Array
+
+
+class TiledBackend:
+    """Everything but the kernels, which ``native`` has."""
+
+    same_bits = True
+
+    def __init__(self, name: str, native: Native) -> None:
+        self.name, self.native = name, native
+        self.crew = Crew(native)
+
+    def pack(self, plan: Plan, parameters: Mapping[str, Array], sizes: Sizes, dtype: np.dtype[Any]) -> TiledPack:
+        """See the contract."""
+        return TiledPack(self.native, self.native.program(plan, np.dtype(dtype)), parameters, sizes)
+
+    def tape(self, pack: TiledPack, rows: Rows, x: Array, reverse: bool) -> Tape:
+        """See the contract."""
+        kept = aligned((rows.total, pack.kept_width), pack.dtype)
+        history = tuple([aligned((rows.batch + rows.total, width), pack.dtype) for width in pack.state_pads])
+        return Tape(pack, rows, x, reverse, kept, history)
+
+    def forward(
+        self, pack: TiledPack, rows: Rows, x: Array, y: Array, state: States | None, final: States, reverse: bool,
+        tape: Tape | None = None,
+    ) -> Scan:  # fmt: skip
+        """See the contract."""
+        frame, native = pack.frame.copy(), self.native
+        if reverse:
+            frame[f.REVERSE] = 1
+        native.point_both(frame, f.X, x, f.Y, y)
+        for k, fields in enumerate(pack.state_fields):
+            if state is None:
+                native.point(frame, fields + f.STATE_FINAL, final[k])
+            else:
+                native.point_both(frame, fields + f.STATE_INITIAL, state[k], fields + f.STATE_FINAL, final[k])
+        if tape is not None:
+            frame[f.RECORD], frame[f.SPAN] = 1, rows.batch
+            frame[f.KEPT_BASE] = address(tape.kept)
+            for k, fields in enumerate(pack.state_fields):
+                native.point(frame, fields + f.STATE_BASE, tape.history[k])
+        return Scan(pack, frame, rows, (x, y, state, final, tape))
+
+    def backward(self, tape: Tape, dy: Array, dfinal: States, dx: Array, dstate: States) -> tuple[Work, Part]:
+        """See the contract."""
+        pack, rows, native = tape.pack, tape.rows, self.native
+        frame = pack.training_frame.copy()
+        frame[f.REVERSE], frame[f.SPAN] = tape.reverse, rows.batch
+        work = Work(aligned((rows.total, pack.gradient_width), pack.dtype))
+        carries = tuple([aligned((rows.batch, width), pack.dtype) for width in pack.adjoint_pads])
+        native.point_both(frame, f.DY, dy, f.DX, dx)
+        frame[f.KEPT_BASE], frame[f.GRADIENT_BASE] = address(tape.kept), address(work.gradient)
+        for k, fields in enumerate(pack.state_fields):
+            native.point_both(frame, fields + f.STATE_BASE, tape.history[k], fields + f.ADJOINT_BASE, carries[k])
+            native.point_both(frame, fields + f.ADJOINT_INITIAL, dfinal[k], fields + f.ADJOINT_FINAL, dstate[k])
+        return work, Scan(pack, frame, rows, (tape, work, carries, dy, dfinal, dx, dstate), backward=True)
+
+    def gradients(self, tape: Tape, work: Work, into: Mapping[str, Array]) -> list[Callable[[], None]]:
+        """See the contract."""
+        return Products(tape, work).tasks(into)
+
+    def run(self, parts: Sequence[Part], rows: Rows, threads: int) -> None:
+        """See the contract."""
+        self.crew.run(parts, rows, threads)
+
+    def run_tasks(self, tasks: Sequence[Callable[[], None]], threads: int) -> None:
+        """See the contract."""
+        self.crew.run_tasks(tasks, threads)
+
+    def steps(self, packs: Sequence[TiledPack], rows: Rows, state: States, final: States) -> Steps:
+        """See the contract."""
+        return Steps(self.crew, packs, rows, state, final)

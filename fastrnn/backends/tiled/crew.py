@@ -1,0 +1,198 @@
+"""The threads that help a compiled backend: workers that wait for a job within compiled code, awake for a moment.
+
+To wake a sleeping thread takes longer than many a call. So a worker that has done its job looks for the next one for a
+fraction of a millisecond, without the interpreter, and only then goes to sleep. A caller takes those that are awake, and
+goes on without the others: the bits do not depend on who computes what. Where a call is long enough to be worth it,
+sleepers are woken first; where calls come one upon the other, they are woken for the next one.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from weakref import WeakSet
+
+import numpy as np
+
+from fastrnn.backends.contract import Array, Part, Rows, cuts
+from fastrnn.backends.tiled import box as bx
+from fastrnn.backends.tiled import frame as f
+from fastrnn.backends.tiled.native import Native
+from fastrnn.backends.tiled.outer_tasks import Product
+from fastrnn.backends.tiled.pack import PIECE, address, aligned
+from fastrnn.backends.tiled.scan import Scan
+from fastrnn.threads import checkpoint
+
+LOOKS = 10_000  # of a worker that has nothing to do, before it sleeps: some 0.2 to 0.5 ms
+WAKING_LOOKS = 3_000  # of a caller at a worker that it has woken
+WORTH_SHARING = 150_000  # multiply-adds in each thread for which its job has to be handed over: some 5 us
+WORTH_WAKING = 4_000_000  # multiply-adds of a call for which sleepers are woken: some 100 us
+SOON = 0.002  # seconds within which calls come one upon the other
+ROWS_APART = 24  # rows for each thread, from which on threads have rows of their own and meet only at the end
+INT64 = np.dtype(np.int64)
+NOBODY = np.empty(0, np.int64)
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        return os.cpu_count() or 1
+
+
+class _Worker:
+    """A thread, its box, and the queue at which it sleeps."""
+
+    def __init__(self, native: Native, number: int) -> None:
+        self.box = aligned((bx.WORDS,), INT64)
+        self.box[...] = 0
+        self.calls: SimpleQueue[None] = SimpleQueue()
+        threading.Thread(
+            target=_attend, args=(native, self.box, self.calls), name=f"fastrnn-crew-{number}", daemon=True
+        ).start()
+
+
+def _attend(native: Native, box: Array, calls: SimpleQueue[None]) -> None:
+    while True:
+        calls.get()
+        native.serve(box, LOOKS)
+
+
+class Crew:
+    """The workers of one backend. Any number of threads may call it at once; a worker helps one of them at a time."""
+
+    def __init__(self, native: Native) -> None:
+        self.native = native
+        self._forget()
+        _crews.add(self)
+
+    def _forget(self) -> None:
+        """Have no workers: at first, and in a forked child."""
+        self._lock = threading.Lock()
+        self._workers: list[_Worker] = []
+        self._boxes = NOBODY
+        self._last = 0.0  # when a call would have had a use for workers
+        self._processors = 0
+
+    def size(self, threads: int, work: float) -> int:
+        """How many threads a call of so much work is to have."""
+        if threads < 2 or work < 2 * WORTH_SHARING:
+            return 1
+        if not self._processors:
+            self._processors = processors()
+        return max(1, min(threads, int(work / WORTH_SHARING), self._processors, f.MOST_MEMBERS))
+
+    def boxes(self, count: int, work: float) -> Array:
+        """The boxes of ``count`` workers, woken if this much work is worth it or if calls come one upon the other."""
+        if len(self._workers) < count:
+            with self._lock:
+                while len(self._workers) < count:
+                    self._workers.append(_Worker(self.native, len(self._workers)))
+                self._boxes = np.array([address(worker.box) for worker in self._workers], np.int64)
+        return self._boxes
+
+    def wake(self, count: int, work: float) -> None:
+        """Wake sleepers, for this call if it is long, for the next one if calls come one upon the other."""
+        now = time.perf_counter()
+        long, soon = work > WORTH_WAKING, now - self._last < SOON
+        self._last = now
+        if long or soon:
+            woken = [worker for worker in self._workers[:count] if self.native.rouse(worker.box)]
+            for worker in woken:
+                worker.calls.put(None)
+            if long:
+                for worker in self._workers[:count]:
+                    self.native.awake(worker.box, WAKING_LOOKS)
+
+    def run(self, parts: Sequence[Part], rows: Rows, threads: int) -> None:
+        """Run scans over all rows, on at most so many threads: directions and rows apart, or the units of one shared."""
+        if threads > 1 and rows.batch:
+            scans = [part for part in parts if isinstance(part, Scan)]
+            members = self.size(threads, sum(scan.work for scan in scans)) if len(scans) == len(parts) else 1
+            if members > 1:
+                if len(scans) == 1 and rows.batch < ROWS_APART * members:
+                    self._shared(scans[0], members)
+                else:
+                    self._apart(scans, -(-members // len(scans)), members)
+                return
+        for part in parts:
+            part(0, rows.batch)
+
+    def _shared(self, scan: Scan, members: int) -> None:
+        """One scan by a team."""
+        batch = scan.rows.batch
+        frames, held = scan.copies(members, batch, members)
+        counters = aligned((members, f.COUNTER_BYTES // 8), INT64)
+        frames[:, f.COUNTERS] = address(counters)
+        boxes = self.boxes(members - 1, scan.work)
+        self.wake(members - 1, scan.work)
+        for start, stop in scan.times(batch):
+            self.native.run_as_team(boxes, frames, 0, batch, start, stop)
+            checkpoint()
+        del held, counters
+
+    def _apart(self, scans: Sequence[Scan], pieces: int, members: int) -> None:
+        """Scans of both directions, and of ``pieces`` ranges of rows each, as a list."""
+        rows = scans[0].rows
+        ends = cuts(rows, pieces, scans[0].most)
+        tallest = max(high - low for low, high in ends)
+        made = [scan.copies(len(ends), tallest) for scan in scans]
+        frames = np.concatenate([frames for frames, _ in made])
+        ranges = np.empty((len(frames), 4), np.int64)
+        ranges[:, :2] = ends * len(scans)
+        work = sum(scan.work for scan in scans)
+        boxes = self.boxes(members - 1, work)
+        self.wake(members - 1, work)
+        for start, stop in scans[0].times(tallest):
+            ranges[:, 2:] = start, stop
+            self.native.run_list(boxes, frames, ranges, members)
+            checkpoint()
+        del made
+
+    def run_tasks(self, tasks: Sequence[Callable[[], None]], threads: int) -> None:
+        """Run tasks of `gradients`: products as lists, what else there is in order."""
+        products = [task for task in tasks if isinstance(task, Product)]
+        work = sum(product.work for product in products)
+        members = min(self.size(threads, work), len(products))
+        if members > 1:
+            boxes = self.boxes(members - 1, work)
+            self.wake(members - 1, work)
+            for group in _groups(products, members * PIECE):
+                frames = np.stack([product.frame for product in group])
+                ranges = np.array([product.range for product in group], np.int64)
+                self.native.run_list(boxes, frames, ranges, members)
+                for product in group:
+                    product.finish()
+                checkpoint()
+            tasks = [task for task in tasks if not isinstance(task, Product)]
+        for task in tasks:
+            task()
+
+
+def _groups(products: Sequence[Product], most: float) -> list[list[Product]]:
+    """Products in groups of at most so much work, the largest first, so that the last ones to be taken are small."""
+    groups: list[list[Product]] = [[]]
+    work = 0.0
+    for product in sorted(products, key=lambda p: -p.work):
+        if groups[-1] and work + product.work > most:
+            groups.append([])
+            work = 0.0
+        groups[-1].append(product)
+        work += product.work
+    return groups
+
+
+_crews: WeakSet[Crew] = WeakSet()
+
+
+def _after_fork() -> None:
+    for crew in list(_crews):
+        crew._forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

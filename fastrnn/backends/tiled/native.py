@@ -1,0 +1,71 @@
+"""What a compiled backend has to have: kernels by their addresses, and the few functions that call them.
+
+A *kernel* is a compiled scan, ``kernel(program, frame, low, high, start, stop)``, six 64-bit integers and no result. It
+needs no interpreter and never calls it. A frame holds the address of its kernel and what the kernel gets as ``program``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from fastrnn.backends.contract import Array
+from fastrnn.backends.tiled.program import Program
+from fastrnn.plan import Plan
+
+KernelOf = tuple[int, int]  # a kernel's address and its first argument
+
+
+class Native(Protocol):
+    """The operations. Frames, boxes and ranges are C-contiguous int64; all calls give up the interpreter's lock."""
+
+    def program(self, plan: Plan, dtype: np.dtype[Any]) -> Program:
+        """The program of a plan; always the same object for the same plan."""
+
+    def forward(self, program: Program) -> KernelOf:
+        """The forward scan of a program, compiled if need be."""
+
+    def backward(self, program: Program) -> KernelOf:
+        """The backward scan."""
+
+    def weight_gradient(self, dtype: np.dtype[Any]) -> KernelOf:
+        """The product of the weight gradients, whose frame is another one: see `frame.OUTER_A`."""
+
+    def run(self, frame: Array, low: int, high: int, start: int, stop: int) -> None:
+        """Run a frame's kernel."""
+
+    def run_as_team(self, boxes: Array, frames: Array, low: int, high: int, start: int, stop: int) -> int:
+        """Run one kernel, its units shared with waiting workers; frames (members, size). How many took part."""
+
+    def run_list(self, boxes: Array, frames: Array, ranges: Array, most: int) -> int:
+        """Run kernels that have nothing to do with one another, on as many threads at most. How many took part."""
+
+    def step(self, boxes: Array, frames: Array, x: Array, y: Array) -> int:
+        """One time step of all layers; frames (layers, members, size), x and y (rows, size) or (size,)."""
+
+    def serve(self, box: Array, looks: int) -> None:
+        """A worker's part: do the jobs posted in a box, until none has come for so many looks."""
+
+    def rouse(self, box: Array) -> bool:
+        """Whether a box was asleep; then the caller has to wake its worker."""
+
+    def awake(self, box: Array, looks: int) -> bool:
+        """Wait, for so many looks at the most, until a worker that is being woken is awake."""
+
+    def room(self, frame: Array, rows: int, steps: int, members: int) -> int:
+        """The bytes of scratch that a forward scan needs."""
+
+    def point(self, frame: Array, field: int, array: Array) -> None:
+        """Write an array's address into a field; of three axes also the strides of the first two into the next ones."""
+
+    def point_both(self, frame: Array, field: int, array: Array, other_field: int, other: Array) -> None:
+        """The same for two arrays of as many axes."""
+
+    def step_offsets(
+        self, order: Array, lengths: Array, active: Array, base: Array, reverse: bool, step_bytes: int, row_bytes: int
+    ) -> Array:
+        """Where every valid step of every row stands in an array over time and batch, by compact number, in bytes."""
+
+    def history_offsets(self, active: Array, base: Array, batch: int, stride: int) -> Array:
+        """Where the state before every valid step stands in a state's history, by compact number, in bytes."""

@@ -1,0 +1,70 @@
+"""A kernel bound to its buffers, run whole or in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from fastrnn.backends.contract import Array, Rows
+from fastrnn.backends.tiled import frame as f
+from fastrnn.backends.tiled.pack import TiledPack, address, aligned
+from fastrnn.threads import checkpoint
+
+BYTE = np.dtype(np.uint8)
+
+
+class Scan:
+    """One scan over its buffers: run(low, high). Runs of disjoint rows may be under way at once."""
+
+    def __init__(self, pack: TiledPack, frame: Array, rows: Rows, held: Any, backward: bool = False) -> None:
+        self.native, self.frame, self.rows, self.backward = pack.native, frame, rows, backward
+        self.held = pack, held  # the buffers, alive as long as the addresses in the frame are
+        frame[f.ORDER : f.LONGEST + 1] = rows.table
+        self.most = pack.most_rows  # row steps between two checkpoints
+        self.row_work = pack.weight_count  # multiply-adds of a row step
+
+    def __call__(self, low: int, high: int) -> None:
+        rows = self.rows
+        if high - low == rows.batch and rows.batch * rows.longest <= self.most:
+            ends = (rows.longest, 0) if self.backward else (0, rows.longest)
+            self.native.run(self.frame, low, high, *ends)
+        else:
+            self._in_pieces(low, high)
+
+    @property
+    def work(self) -> int:
+        """Multiply-adds of the whole scan, about."""
+        return self.rows.total * self.row_work * (1 + self.backward)
+
+    def times(self, rows: int) -> Iterator[tuple[int, int]]:
+        """(start, stop) of pieces of time after which a checkpoint comes soon, with so many rows at once."""
+        steps, longest = max(1, self.most // max(rows, 1)), self.rows.longest
+        for done in range(0, max(longest, 1), steps):
+            ends = done, min(done + steps, longest)
+            yield (longest - ends[0], longest - ends[1]) if self.backward else ends
+
+    def copies(self, count: int, rows: int, members: int = 1) -> tuple[Array, Any]:
+        """(frames, what they need): frames of their own for ``count`` runs of at most ``rows`` rows each.
+
+        Each has scratch of its own, in which the states live on from piece to piece; with ``members`` > 1 they share it.
+        """
+        frames = np.repeat(self.frame[None], count, 0)
+        if self.backward:
+            return frames, None
+        steps = max(1, min(self.most // max(rows, 1), self.rows.longest))
+        size = -(-self.native.room(self.frame, rows, steps, members) // 64) * 64
+        scratch = aligned((1 if members > 1 else count, size), BYTE)
+        frames[:, f.SCRATCH] = address(scratch) + (0 if members > 1 else size * np.arange(count))
+        return frames, scratch
+
+    def _in_pieces(self, low: int, high: int) -> None:
+        """Cut rows and time so that a checkpoint comes soon after each piece."""
+        for first in range(low, high, self.most):
+            last = min(high, first + self.most)
+            frames, held = self.copies(1, last - first)
+            for start, stop in self.times(last - first):
+                self.native.run(frames[0], first, last, start, stop)
+                checkpoint()
+            del held

@@ -1,0 +1,69 @@
+"""Single time steps of a whole stack, bound once and then called with nothing but x and y."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fastrnn.backends.contract import Array, Rows, States
+from fastrnn.backends.tiled import frame as f
+from fastrnn.backends.tiled.crew import INT64, NOBODY, Crew
+from fastrnn.backends.tiled.pack import TiledPack, address, aligned
+from fastrnn.backends.tiled.scan import BYTE
+
+
+class Steps:
+    """One time step of all layers, from one set of states to another: run(x, y), with ``threads`` at most.
+
+    x and y are C-contiguous, (B, size) or, with one row, (size,). They may overlap.
+    """
+
+    def __init__(self, crew: Crew, packs: Sequence[TiledPack], rows: Rows, state: States, final: States) -> None:
+        self.crew, self.native, self.rows = crew, crew.native, rows
+        self.work = min(pack.weight_count for pack in packs) * rows.batch
+        self.total = sum(pack.weight_count for pack in packs) * rows.batch
+        between = [aligned((rows.batch, _outputs(pack)), pack.dtype) for pack in packs[:-1]]
+        self.held: list[Any] = [list(packs), state, final, between]
+        frames = [self._frame(pack, index, between, state, final) for index, pack in enumerate(packs)]
+        self.alone = np.stack(frames)[:, None]
+        self._teams: dict[int, Array] = {}
+
+    def __call__(self, x: Array, y: Array, threads: int) -> None:
+        if threads > 1:
+            members = self.crew.size(threads, self.work)
+            if members > 1:
+                boxes = self.crew.boxes(members - 1, self.total)
+                if self.native.step(boxes, self._team(members), x, y) < members:
+                    self.crew.wake(members - 1, self.total)
+                return
+        self.native.step(NOBODY, self.alone, x, y)
+
+    def _frame(self, pack: TiledPack, index: int, between: list[Array], state: States, final: States) -> Array:
+        frame, native = pack.frame.copy(), self.native
+        frame[f.ORDER : f.LONGEST + 1] = self.rows.table
+        for field, at in ((f.X, index - 1), (f.Y, index)):
+            if 0 <= at < len(between):
+                native.point(frame, field, between[at][None])
+        for k, fields in enumerate(pack.state_fields):
+            native.point_both(frame, fields + f.STATE_INITIAL, state[k][index], fields + f.STATE_FINAL, final[k][index])
+        scratch = aligned((native.room(frame, self.rows.batch, 1, f.MOST_MEMBERS),), BYTE)
+        self.held.append(scratch)
+        frame[f.SCRATCH] = address(scratch)
+        return frame
+
+    def _team(self, members: int) -> Array:
+        """Frames (layers, members, size) for so many."""
+        found = self._teams.get(members)
+        if found is None:
+            counters = aligned((members, f.COUNTER_BYTES // 8), INT64)
+            self.held.append(counters)
+            found = np.ascontiguousarray(np.repeat(self.alone, members, 1))
+            found[:, :, f.COUNTERS] = address(counters)
+            self._teams[members] = found
+        return found
+
+
+def _outputs(pack: TiledPack) -> int:
+    return pack.sizes.width(pack.plan.cell.state_widths[0])

@@ -1,0 +1,30 @@
+"""What a machine's vectors look like, and the tile's shape that suits them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Target:
+    """Bytes of a vector register, how many of them there are, and whether they multiply and add in one operation."""
+
+    vector_bytes: int
+    registers: int
+    fma: bool
+
+    def lanes(self, dtype: np.dtype[Any]) -> int:
+        """Values in one vector."""
+        return self.vector_bytes // dtype.itemsize
+
+    def heights(self, vectors: int) -> tuple[int, ...]:
+        """How many rows a tile of so many vectors a row takes at once: the tallest first, then down to one.
+
+        With 32 registers 24 of them accumulate, with 16 registers 9: more than that spills (measured).
+        """
+        room = (24 if self.registers == 32 else 9) // vectors
+        tallest = max(1, min(room, 8))
+        return (tallest, *(h for h in (4, 2, 1) if h < tallest))
