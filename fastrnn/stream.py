@@ -55,7 +55,9 @@ class Stream:
         self._states = (layer._states.zeros(batch_size), layer._states.zeros(batch_size))
         self._turn = 0  # which of them holds; a step writes the other one, so that nothing is half done
         self._dtype = layer.dtype
-        self._shapes = {(batch_size, layer.input_size): (batch_size, layer._width)}  # of x and of the y that it gets
+        self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {  # of x and of the y that it gets
+            (batch_size, layer.input_size): (batch_size, layer._width)
+        }
         if batch_size == 1:
             self._shapes[layer.input_size,] = (layer._width,)
         self._steps: tuple[StepOf, ...] = ()  # from each of the states to the other one

@@ -79,14 +79,14 @@ class StatesSwapped(Mutant):
     """h0 and c0 the other way round."""
 
     def forward(self, pack, rows, x, y, state, final, reverse, tape=None):  # type: ignore[no-untyped-def]
-        return self.real.forward(pack, rows, x, y, state[::-1], final, reverse, tape)
+        return self.real.forward(pack, rows, x, y, state and state[::-1], final, reverse, tape)
 
 
 class StateForgotten(Mutant):
     """Every scan starts from zero."""
 
     def forward(self, pack, rows, x, y, state, final, reverse, tape=None):  # type: ignore[no-untyped-def]
-        return self.real.forward(pack, rows, x, y, tuple(np.zeros_like(s) for s in state), final, reverse, tape)
+        return self.real.forward(pack, rows, x, y, None, final, reverse, tape)
 
 
 class LengthsIgnored(Mutant):

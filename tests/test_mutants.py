@@ -147,15 +147,14 @@ def test_history_off_by_one(monkeypatch: Patch) -> None:
 
 def test_history_off_by_one_compiled(monkeypatch: Patch) -> None:
     """The same in the table of the compiled backend."""
-    from fastrnn.backends.numba_ import scan
-
-    right = scan.history_offsets
+    native = backend_of("numba").native  # type: ignore[attr-defined]
+    right = native.history_offsets
 
     def wrong(*arguments: Any) -> np.ndarray:
         return np.roll(right(*arguments), 1)
 
     check = partial(check_scan_gradients, backend_of("numba"), "lstm", SMALL_CASES["plain"])
-    assert_bites(check, lambda: monkeypatch.setattr(scan, "history_offsets", wrong))
+    assert_bites(check, lambda: monkeypatch.setattr(native, "history_offsets", wrong))
 
 
 @pytest.mark.parametrize("path", ["state 0", "state 1", "recurrent"])

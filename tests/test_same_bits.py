@@ -13,11 +13,11 @@ from cases import BACKENDS, CASES, DTYPES, assert_same_bits
 from conformance import Arrays, as_tuple, backend_of, draw_scan, make_layer, run_scan
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sharing import share_everything
 
 import fastrnn
-import fastrnn.layer
-from fastrnn.backends.numba_ import backend as numba_backend
-from fastrnn.backends.numba_ import pack as numba_pack
+from fastrnn.backends.tiled import outer_tasks
+from fastrnn.backends.tiled import pack as tiled_pack
 
 BIT_TRUE = [name for name in BACKENDS if backend_of(name).same_bits]
 KINDS: dict[str, dict[str, Any]] = {
@@ -235,12 +235,11 @@ def test_threads(backend: str, kind: str, dtype: str, case: tuple[int, int, list
     layer = layer_of(backend, kind, dtype)
     values = draw_batch(layer, steps, batch, seed)
     rows, parameters = compute(layer, values, lengths)
-    with mock.patch.object(fastrnn.layer, "WORTH_A_THREAD", 1):
-        for n in (1, 2, 3):
-            with fastrnn.threads(n):
-                found, found_parameters = compute(layer, values, lengths)
-            assert_rows(found, rows, f"{n} threads")
-            assert_rows(found_parameters, parameters, f"{n} threads")
+    for n, rows_apart in ((1, 1), (2, 1), (2, 100), (3, 2), (3, 100)):
+        with share_everything(rows_apart), fastrnn.threads(n):
+            found, found_parameters = compute(layer, values, lengths)
+        assert_rows(found, rows, f"{n} threads")
+        assert_rows(found_parameters, parameters, f"{n} threads")
 
 
 @every_backend
@@ -275,8 +274,8 @@ def test_pieces(cell: str, case: str, rows: int) -> None:
     whole = run_scan(backend_of("numba"), scan, "float64", gradients=True)
     weights = sum(value.size for value in scan.parameters.values() if value.ndim == 2)
     with (
-        mock.patch.object(numba_pack, "PIECE", rows * weights),
-        mock.patch.object(numba_backend, "PIECE", rows * weights),
+        mock.patch.object(tiled_pack, "PIECE", rows * weights),
+        mock.patch.object(outer_tasks, "PIECE", rows * weights),
     ):
         pieces = run_scan(backend_of("numba"), scan, "float64", gradients=True)
         in_parts = run_scan(backend_of("numba"), scan, "float64", [(0, 3), (3, scan.case.B)], gradients=True)

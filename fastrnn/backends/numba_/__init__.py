@@ -7,9 +7,9 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fastrnn.backends.tiled.backend import NumbaBackend
+    from fastrnn.backends.contract import Backend
 
-__all__ = ["NumbaBackend", "unavailable"]
+__all__ = ["backend", "unavailable"]
 
 
 def unavailable() -> str | None:

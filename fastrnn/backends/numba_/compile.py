@@ -45,7 +45,7 @@ def compiled_for(dispatcher: Any, signature: tuple[Any, ...]) -> Callable[..., A
 
     It does without Numba's look-up of the arguments' types, which takes longer than a small step.
     """
-    return _compiled(dispatcher, signature).entry_point  # type: ignore[no-any-return]
+    return _compiled(dispatcher, signature).entry_point
 
 
 def address_of(dispatcher: Any, signature: tuple[Any, ...]) -> int:

@@ -2,9 +2,9 @@
 
 These functions know no cell. A frame holds the address of its kernel, so that one compilation of each serves all.
 
-A *box* is a worker's mailbox. Its state says whether the worker sleeps, is being woken, waits for a job or is taken by a
-caller; only who has taken it may post a job, and only the worker says that one is done. A worker that has waited long
-enough goes to sleep, in Python, where it costs nothing (see `fastrnn.backends.tiled.team`).
+A *box* is a worker's mailbox. Its state says whether the worker sleeps, is being woken, waits for a job or is taken by
+a caller; only who has taken it may post a job, and only the worker says that one is done. A worker that has waited long
+enough goes to sleep, in Python, where it costs nothing (see `fastrnn.backends.tiled.crew`).
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def awake(program, box, looks):  # type: ignore[no-untyped-def]
         pause()
     found = load_acquire(here + 8 * STATE)
     keep(box)
-    return found == WAITING or found == TAKEN
+    return found in (WAITING, TAKEN)
 
 
 @inner

@@ -269,9 +269,9 @@ def store_adjoints(frame, order, low, high):  # type: ignore[no-untyped-def]
 
 @compiled
 def weight_gradient(program, here, low, high, start, stop):  # type: ignore[no-untyped-def]
-    """Rows low .. high - 1 of ``into[m, n]`` = the sum over rows start .. stop - 1 of a[row, m] * b[row, n]; see `outer`.
+    """Rows low .. high - 1 of ``into[m, n]``, the sum over rows start .. stop - 1 of a[row, m] * b[row, n].
 
-    With start > 0 the sum is added to what is there.
+    See `outer`. With start > 0 the sum is added to what is there.
     """
     mode = flush_denormals()
     frame = whole_numbers(here, FRAME)

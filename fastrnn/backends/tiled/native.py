@@ -1,7 +1,7 @@
 """What a compiled backend has to have: kernels by their addresses, and the few functions that call them.
 
 A *kernel* is a compiled scan, ``kernel(program, frame, low, high, start, stop)``, six 64-bit integers and no result. It
-needs no interpreter and never calls it. A frame holds the address of its kernel and what the kernel gets as ``program``.
+needs no interpreter and never calls it. A frame holds its kernel's address and what the kernel gets as ``program``.
 """
 
 from __future__ import annotations

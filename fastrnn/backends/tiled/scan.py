@@ -48,7 +48,7 @@ class Scan:
     def copies(self, count: int, rows: int, members: int = 1) -> tuple[Array, Any]:
         """(frames, what they need): frames of their own for ``count`` runs of at most ``rows`` rows each.
 
-        Each has scratch of its own, in which the states live on from piece to piece; with ``members`` > 1 they share it.
+        Each has scratch of its own, in which the states live on from piece to piece; the members of a team share it.
         """
         frames = np.repeat(self.frame[None], count, 0)
         if self.backward:

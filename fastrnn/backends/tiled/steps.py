@@ -34,7 +34,7 @@ class Steps:
         if threads > 1:
             members = self.crew.size(threads, self.work)
             if members > 1:
-                boxes = self.crew.boxes(members - 1, self.total)
+                boxes = self.crew.boxes(members - 1)
                 if self.native.step(boxes, self._team(members), x, y) < members:
                     self.crew.wake(members - 1, self.total)
                 return
