@@ -48,13 +48,17 @@ class Layer:
         self, packs: Packs, rows: Rows, x: Array, y: Array, state: States | None, final: States, base: int
     ) -> None:
         """Run all directions over x (T, B, I), each to its part of y (T, B, D*O)."""
+        backend, threads = self.backend, get_num_threads()
+        if self.directions == 1:
+            backend.scan(packs[base], rows, x, y, _each(state, base), _each(final, base), False, threads)
+            return
         parts = []
         for direction in range(self.directions):
             at = base + direction
             begin, end = _each(state, at), _each(final, at)
             out = self._of(y, direction)
-            parts.append(self.backend.forward(packs[at], rows, x, out, begin, end, direction == 1))
-        self.backend.run(parts, rows, get_num_threads())
+            parts.append(backend.forward(packs[at], rows, x, out, begin, end, direction == 1))
+        backend.run(parts, rows, threads)
 
     def record(
         self, packs: Packs, rows: Rows, x: Array, y: Array, state: States | None, final: States, base: int
@@ -77,20 +81,18 @@ class Layer:
 
         In reverse that step is the first one to be computed: it is a scan of its own, from which another one goes on.
         """
-        backend = self.backend
+        backend, threads = self.backend, get_num_threads()
         for direction in range(self.directions):
             pack = packs[base + direction]
             out = _repeated(y[:, direction * self.output_size : (direction + 1) * self.output_size], rows.steps)
             begin, end = _each(state, base + direction), _each(final, base + direction)
             if direction == 1 and rows.total:
                 first, rest, x_last = _split(rows, x)
-                one = backend.forward(pack, first, x_last, out[:1], begin, end, True)
-                backend.run([one], first, get_num_threads())
+                backend.scan(pack, first, x_last, out[:1], begin, end, True, threads)
                 unused = _repeated(np.empty((rows.batch, self.output_size), self.dtype), rows.steps)
-                backend.run([backend.forward(pack, rest, x, unused, end, end, True)], rest, get_num_threads())
+                backend.scan(pack, rest, x, unused, end, end, True, threads)
             else:
-                scan = backend.forward(pack, rows, x, out, begin, end, direction == 1)
-                backend.run([scan], rows, get_num_threads())
+                backend.scan(pack, rows, x, out, begin, end, direction == 1, threads)
 
     def backward(
         self,

@@ -74,6 +74,9 @@ class Mutant:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
 
+    def scan(self, pack, rows, x, y, state, final, reverse, threads):  # type: ignore[no-untyped-def]
+        self.run([self.forward(pack, rows, x, y, state, final, reverse)], rows, threads)
+
 
 class StatesSwapped(Mutant):
     """h0 and c0 the other way round."""

@@ -237,9 +237,9 @@ def test_steps_are_shared_by_threads(kind: str, backend: str, x: np.ndarray, mon
         spread = numpy_.threads_run
         monkeypatch.setattr(numpy_, "threads_run", lambda tasks: (seen.append(len(tasks)), spread(tasks)))
     else:
-        native = load(backend).native
-        step = native.step
-        monkeypatch.setattr(native, "step", lambda *given: seen.append(step(*given)) or seen[-1])
+        typed = load(backend).native.typed(layer.dtype)
+        step = typed.step_2d
+        monkeypatch.setattr(typed, "step_2d", lambda *given: seen.append(step(*given)) or seen[-1])
     for _ in range(1000):  # of which the first ones find the worker asleep
         with share_everything(), fastrnn.threads(2):
             together = np.stack([*map(layer.stream(B).step, x)])

@@ -154,6 +154,12 @@ class Backend(Protocol):
     ) -> Part:
         """Make ready a forward scan over these buffers. It may be run again and again, as a stream does."""
 
+    def scan(
+        self, pack: Any, rows: Rows, x: Array, y: Array, state: States | None, final: States, reverse: bool,
+        threads: int,
+    ) -> None:  # fmt: skip
+        """`forward` and `run` in one."""
+
     def backward(self, tape: Any, dy: Array, dfinal: States, dx: Array, dstate: States) -> tuple[Any, Part]:
         """Make ready a backward scan: (work, run). ``work`` holds the gates' gradients that `gradients` reads."""
 

@@ -148,6 +148,13 @@ class NumpyBackend:
 
         return _Scan(run, rows.total * pack.weight_count)
 
+    def scan(
+        self, pack: NumpyPack, rows: Rows, x: Array, y: Array, state: States | None, final: States, reverse: bool,
+        threads: int,
+    ) -> None:  # fmt: skip
+        """Make ready and run."""
+        self.run([self.forward(pack, rows, x, y, state, final, reverse)], rows, threads)
+
     def backward(self, tape: NumpyTape, dy: Array, dfinal: States, dx: Array, dstate: States) -> tuple[Array, Part]:
         """A backward scan over these buffers; its work is (valid steps, gradient columns side by side)."""
         pack = tape.pack

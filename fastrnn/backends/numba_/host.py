@@ -44,7 +44,7 @@ def run(program, frame, low, high, start, stop):  # type: ignore[no-untyped-def]
 
 @inner
 def point_at(frame, field, array):  # type: ignore[no-untyped-def]
-    """Write an array's address into a field of the frame, and its first two strides, those of x, into the next two."""
+    """Write an array's address into a field of the frame; of three axes the first two strides into the next two."""
     frame[field] = array.ctypes.data
     if array.ndim == 3:
         frame[field + 1] = array.strides[0]
@@ -52,13 +52,7 @@ def point_at(frame, field, array):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def point(program, frame, field, array):  # type: ignore[no-untyped-def]
-    """`point_at` for one array."""
-    point_at(frame, field, array)
-
-
-@compiled
-def point_both(program, frame, field, array, other_field, other):  # type: ignore[no-untyped-def]
+def point(program, frame, field, array, other_field, other):  # type: ignore[no-untyped-def]
     """`point_at` for two arrays."""
     point_at(frame, field, array)
     point_at(frame, other_field, other)
@@ -176,6 +170,25 @@ def as_team(boxes, frames, size, most, low, high, start, stop):  # type: ignore[
     call(frames, low, high, start, stop)
     dismiss(taken, joined)
     return joined + 1
+
+
+@compiled
+def run_on(program, frame, table, x, y, state, final, zeros):  # type: ignore[no-untyped-def]
+    """Point a copy of a forward frame at its rows and arrays, and run it whole; ``zeros`` leaves ``state`` unread."""
+    for i in range(len(table)):
+        frame[f.ORDER + i] = table[i]
+    point_at(frame, f.X, x)
+    point_at(frame, f.Y, y)
+    for k in range(len(final)):
+        fields = f.FIRST_STATE + f.STATE_FIELDS * k
+        frame[fields + f.STATE_INITIAL] = 0 if zeros else state[k].ctypes.data
+        frame[fields + f.STATE_FINAL] = final[k].ctypes.data
+    call(frame.ctypes.data, 0, frame[f.BATCH], 0, frame[f.LONGEST])
+    keep(frame)
+    keep(x)
+    keep(y)
+    keep(state)
+    keep(final)
 
 
 @compiled

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from fastrnn.backends.numba_ import host, scan
 from fastrnn.backends.numba_.compile import address_of, compiled_for
 from fastrnn.backends.numba_.target import target
 from fastrnn.backends.numba_.types import Shared, type_of
-from fastrnn.backends.tiled.native import KernelOf
+from fastrnn.backends.tiled.native import KernelOf, Typed
 from fastrnn.backends.tiled.program import Program
 from fastrnn.plan import Plan
 
@@ -33,7 +33,6 @@ class NumbaNative:
     def __init__(self) -> None:
         whole = types.int64
         self.run = _called(host.run, WORDS, *[whole] * 4)
-        self._calls: dict[Any, Any] = {}
 
     def program(self, plan: Plan, dtype: np.dtype[Any]) -> Program:
         """See `Native`."""
@@ -52,7 +51,7 @@ class NumbaNative:
         return address_of(scan.weight_gradient, (type_of(Shared("outer", dtype)), *SCAN_ARGUMENTS)), 0
 
     def __getattr__(self, name: str) -> Any:
-        """The other functions are compiled when they are first used, those of arrays for their types."""
+        """The other functions are compiled when they are first used."""
         found = _SIMPLE.get(name)
         if found is None:
             raise AttributeError(name)
@@ -61,33 +60,44 @@ class NumbaNative:
         setattr(self, name, called)
         return called
 
-    def point(self, frame: Array, field: int, array: Array) -> None:
+    def typed(self, dtype: np.dtype[Any]) -> Typed:
         """See `Native`."""
-        key = "point", array.ndim, array.dtype
-        called = self._calls.get(key)
+        return _typed(dtype.name)
+
+
+class _Typed:
+    """See `fastrnn.backends.tiled.native.Typed`."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        whole, kind = types.int64, from_dtype(dtype)
+        one, two, three = types.Array(kind, 1, "C"), types.Array(kind, 2, "C"), types.Array(kind, 3, "A")
+        self.point_2d = _called(host.point, WORDS, whole, two, whole, two)
+        self.point_3d = _called(host.point, WORDS, whole, three, whole, three)
+        self._scans: dict[int, Any] = {}
+        self._states = two
+        self._scan = (WORDS, WORDS, three, three)
+        self._steps = {ndim: (WORDS, WORDS_3D, kind, kind) for ndim, kind in ((1, one), (2, two))}
+
+    def run_on(self, frame: Array, table: Array, x: Array, y: Array, state: Any, final: Any, zeros: bool) -> None:
+        """See `Typed`."""
+        called = self._scans.get(len(final))
         if called is None:
-            called = self._calls[key] = _called(host.point, WORDS, types.int64, _array(array))
-        called(frame, field, array)
+            states = types.UniTuple(self._states, len(final))
+            called = self._scans[len(final)] = _called(host.run_on, *self._scan, states, states, types.boolean)
+        called(frame, table, x, y, state, final, zeros)
 
-    def point_both(self, frame: Array, field: int, array: Array, other_field: int, other: Array) -> None:
-        """See `Native`."""
-        key = "point_both", array.ndim, array.dtype
-        called = self._calls.get(key)
-        if called is None:
-            kind = _array(array)
-            called = self._calls[key] = _called(host.point_both, WORDS, types.int64, kind, types.int64, kind)
-        called(frame, field, array, other_field, other)
+    @cached_property
+    def step_1d(self) -> Any:
+        """See `Typed`."""
+        return _called(host.step, *self._steps[1])
 
-    def step(self, boxes: Array, frames: Array, x: Array, y: Array) -> int:
-        """See `Native`."""
-        key = "step", x.ndim, x.dtype
-        called = self._calls.get(key)
-        if called is None:
-            kind = types.Array(from_dtype(x.dtype), x.ndim, "C")
-            called = self._calls[key] = _called(host.step, WORDS, WORDS_3D, kind, kind)
-        return int(called(boxes, frames, x, y))
+    @cached_property
+    def step_2d(self) -> Any:
+        """See `Typed`."""
+        return _called(host.step, *self._steps[2])
 
 
+_typed = lru_cache(maxsize=2)(lambda dtype: _Typed(np.dtype(dtype)))
 _SIMPLE = {
     "run_as_team": (host.run_as_team, (WORDS, WORDS_2D, *[types.int64] * 4)),
     "run_list": (host.run_list, (WORDS, WORDS_2D, WORDS_2D, types.int64)),
@@ -98,11 +108,6 @@ _SIMPLE = {
     "step_offsets": (host.step_offsets, (*[WORDS] * 4, types.boolean, types.int64, types.int64)),
     "history_offsets": (host.history_offsets, (WORDS, WORDS, types.int64, types.int64)),
 }
-
-
-def _array(array: Array) -> Any:
-    """The type of arrays of as many axes, however they lie in memory."""
-    return types.Array(from_dtype(array.dtype), array.ndim, "A" if array.ndim == 3 else "C")
 
 
 @lru_cache(maxsize=512)

@@ -63,34 +63,49 @@ class TiledBackend:
         tape: Tape | None = None,
     ) -> Scan:  # fmt: skip
         """See the contract."""
-        frame, native = pack.frame.copy(), self.native
+        frame, typed = pack.frame.copy(), pack.typed
         if reverse:
             frame[f.REVERSE] = 1
-        native.point_both(frame, f.X, x, f.Y, y)
+        typed.point_3d(frame, f.X, x, f.Y, y)
         for k, fields in enumerate(pack.state_fields):
+            end = final[k]
+            begin = end if state is None else state[k]
+            typed.point_2d(frame, fields + f.STATE_INITIAL, begin, fields + f.STATE_FINAL, end)
             if state is None:
-                native.point(frame, fields + f.STATE_FINAL, final[k])
-            else:
-                native.point_both(frame, fields + f.STATE_INITIAL, state[k], fields + f.STATE_FINAL, final[k])
+                frame[fields + f.STATE_INITIAL] = 0
         if tape is not None:
             frame[f.RECORD], frame[f.SPAN] = 1, rows.batch
             frame[f.KEPT_BASE] = address(tape.kept)
             for k, fields in enumerate(pack.state_fields):
-                native.point(frame, fields + f.STATE_BASE, tape.history[k])
+                frame[fields + f.STATE_BASE] = address(tape.history[k])
         return Scan(pack, frame, rows, (x, y, state, final, tape))
+
+    def scan(
+        self, pack: TiledPack, rows: Rows, x: Array, y: Array, state: States | None, final: States, reverse: bool,
+        threads: int,
+    ) -> None:  # fmt: skip
+        """See the contract."""
+        steps = rows.batch * rows.longest
+        if steps > pack.most_rows or (threads > 1 and self.crew.size(threads, rows.total * pack.weight_count) > 1):
+            self.crew.run([self.forward(pack, rows, x, y, state, final, reverse)], rows, threads)
+            return
+        frame = pack.frame.copy()
+        if reverse:
+            frame[f.REVERSE] = 1
+        pack.typed.run_on(frame, rows.table, x, y, final if state is None else state, final, state is None)
 
     def backward(self, tape: Tape, dy: Array, dfinal: States, dx: Array, dstate: States) -> tuple[Work, Part]:
         """See the contract."""
-        pack, rows, native = tape.pack, tape.rows, self.native
+        pack, rows, typed = tape.pack, tape.rows, tape.pack.typed
         frame = pack.training_frame.copy()
         frame[f.REVERSE], frame[f.SPAN] = tape.reverse, rows.batch
         work = Work(aligned((rows.total, pack.gradient_width), pack.dtype))
         carries = tuple([aligned((rows.batch, width), pack.dtype) for width in pack.adjoint_pads])
-        native.point_both(frame, f.DY, dy, f.DX, dx)
+        typed.point_3d(frame, f.DY, dy, f.DX, dx)
         frame[f.KEPT_BASE], frame[f.GRADIENT_BASE] = address(tape.kept), address(work.gradient)
         for k, fields in enumerate(pack.state_fields):
-            native.point_both(frame, fields + f.STATE_BASE, tape.history[k], fields + f.ADJOINT_BASE, carries[k])
-            native.point_both(frame, fields + f.ADJOINT_INITIAL, dfinal[k], fields + f.ADJOINT_FINAL, dstate[k])
+            typed.point_2d(frame, fields + f.STATE_BASE, tape.history[k], fields + f.ADJOINT_BASE, carries[k])
+            typed.point_2d(frame, fields + f.ADJOINT_INITIAL, dfinal[k], fields + f.ADJOINT_FINAL, dstate[k])
         return work, Scan(pack, frame, rows, (tape, work, carries, dy, dfinal, dx, dstate), backward=True)
 
     def gradients(self, tape: Tape, work: Work, into: Mapping[str, Array]) -> list[Callable[[], None]]:

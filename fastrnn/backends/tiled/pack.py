@@ -72,7 +72,7 @@ class TiledPack:
     """The weights of one layer and direction. What only training needs is packed when it is first asked for."""
 
     def __init__(self, native: Native, program: Program, parameters: Mapping[str, Array], sizes: Sizes) -> None:
-        self.native = native
+        self.native, self.typed = native, native.typed(program.dtype)
         self.program, self.plan, self.sizes, self.dtype = program, program.plan, sizes, program.dtype
         cell, hidden = self.plan.cell, sizes.hidden_size
         self.weights = {name: np.array(value, self.dtype) for name, value in parameters.items()}
