@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn.backends import load
-from fastrnn.backends.contract import Array, Backend, Part, Rows, States
+from fastrnn.backends.contract import Array, Backend, Part, Rows, States, Task
 from fastrnn.equations import Sizes
 from fastrnn.parameters import Packs
 from fastrnn.plan import Plan
@@ -54,9 +54,9 @@ class Layer:
         parts = []
         for direction in range(self.directions):
             at = base + direction
-            begin = _each(state, at)
-            end = begin if final is state else _each(final, at)
-            out = self._of(y, direction)
+            begin = each(state, at)
+            end = begin if final is state else each(final, at)
+            out = self.of(y, direction)
             parts.append(self.backend.forward(packs[at], rows, x, out, begin, end, direction == 1))
         self.spread(parts, rows)
 
@@ -68,8 +68,8 @@ class Layer:
         for direction in range(self.directions):
             at, reverse = base + direction, direction == 1
             tapes.append(backend.tape(packs[at], rows, x, reverse))
-            begin, end = _each(state, at), _each(final, at)
-            out = self._of(y, direction)
+            begin, end = each(state, at), each(final, at)
+            out = self.of(y, direction)
             parts.append(backend.forward(packs[at], rows, x, out, begin, end, reverse, tapes[-1]))
         self.spread(parts, rows)
         return tapes
@@ -82,12 +82,12 @@ class Layer:
         backend = self.backend
         for direction in range(self.directions):
             pack = packs[base + direction]
-            out = _repeated(y[:, direction * self.output_size : (direction + 1) * self.output_size], rows.steps)
-            begin, end = _each(state, base + direction), _each(final, base + direction)
+            out = repeated(y[:, direction * self.output_size : (direction + 1) * self.output_size], rows.steps)
+            begin, end = each(state, base + direction), each(final, base + direction)
             if direction == 1 and rows.total:
                 first, rest, x_last = _split(rows, x)
                 self.spread([backend.forward(pack, first, x_last, out[:1], begin, end, True)], first)
-                unused = _repeated(np.empty((rows.batch, self.output_size), self.dtype), rows.steps)
+                unused = repeated(np.empty((rows.batch, self.output_size), self.dtype), rows.steps)
                 self.spread([backend.forward(pack, rest, x, unused, end, end, True)], rest)
             else:
                 self.spread([backend.forward(pack, rows, x, out, begin, end, direction == 1)], rows)
@@ -105,8 +105,8 @@ class Layer:
         backend, parts, works, dxs = self.backend, [], [], []
         for direction, tape in enumerate(tapes):
             dx = np.zeros((rows.steps, rows.batch, self.sizes.input_size), self.dtype)
-            ends = _each(dstate, base + direction)
-            work, part = backend.backward(tape, self._of(dy, direction), ends, dx, ends)
+            ends = each(dstate, base + direction)
+            work, part = backend.backward(tape, self.of(dy, direction), ends, dx, ends)
             parts.append(part)
             works.append(work)
             dxs.append(dx)
@@ -114,16 +114,26 @@ class Layer:
         tasks = []
         for tape, work, gradients in zip(tapes, works, into, strict=True):
             tasks += backend.gradients(tape, work, gradients)
+        self.do(tasks, rows)
+        return self.total(dxs)
+
+    def do(self, tasks: Sequence[Task], rows: Rows) -> None:
+        """Do what `Backend.gradients` has left to do, on several threads if that is worth it."""
         if rows.total * self._cost < WORTH_A_THREAD:
             for task in tasks:
                 task()
         else:
             run(tasks)
-        if len(dxs) == 2:
-            dxs[0] += dxs[1]
-        return dxs[0]
 
-    def _of(self, y: Array, direction: int) -> Array:
+    @staticmethod
+    def total(dxs: Sequence[Array]) -> Array:
+        """The sum of the directions' gradients of x, in the memory of the first."""
+        total, *others = dxs
+        for other in others:
+            total += other
+        return total
+
+    def of(self, y: Array, direction: int) -> Array:
         """One direction's part of (T, B, D*O)."""
         if self.directions == 1:
             return y
@@ -144,7 +154,7 @@ class Layer:
         run([partial(part, low, high) for low, high in pairwise(cuts) for part in parts])
 
 
-def _each(states: States, at: int) -> States:
+def each(states: States, at: int) -> States:
     """Of each state the part of one layer and direction, (B, S)."""
     return tuple([state[at] for state in states])
 
@@ -157,7 +167,7 @@ def _cuts(rows: Rows, pieces: int) -> list[int]:
     return sorted({0, *(int(cut) for cut in inner if cut < rows.batch), rows.batch})
 
 
-def _repeated(y: Array, steps: int) -> Array:
+def repeated(y: Array, steps: int) -> Array:
     """(B, O) as a writable (steps, B, O) in which every step is the same memory."""
     return np.lib.stride_tricks.as_strided(y, (steps, *y.shape), (0, *y.strides))
 

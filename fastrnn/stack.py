@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fastrnn import checkpoints
 from fastrnn.backends.contract import Array, Rows, States
 from fastrnn.layer import Layer
 from fastrnn.parameters import Packs
@@ -20,8 +21,17 @@ class StackTape:
     """What `Stack.record` keeps: the tapes of each layer's directions, and what was dropped between the layers."""
 
     rows: Rows
+    inputs: tuple[Array, ...]  # of each layer
     tapes: tuple[list[Any], ...]
     masks: tuple[Array | None, ...]  # of each layer's input: True where it is kept
+    checkpoints: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays, but for the packs."""
+        arrays = [*self.inputs, *(mask for mask in self.masks if mask is not None)]
+        kept: int = sum(tape.nbytes for tapes in self.tapes for tape in tapes)
+        return kept + sum(array.nbytes for array in arrays)
 
 
 class Stack:
@@ -80,18 +90,25 @@ class Stack:
         forward = last.forward if y.ndim == 3 else last.last
         forward(packs, rows, x, y, state, final, len(packs) - self.directions)
 
-    def record(self, packs: Packs, rows: Rows, x: Array, y: Array, state: States, final: States) -> StackTape:
-        """As `forward` with a whole y, with dropout. x must not change as long as the tape is in use."""
-        tapes, masks = [], []
+    def record(
+        self, packs: Packs, rows: Rows, x: Array, y: Array, state: States, final: States, every: int | None = None
+    ) -> StackTape:
+        """As `forward` with a whole y, with dropout. x must not change as long as the tape is in use.
+
+        With ``every`` the tape keeps checkpoints, see `fastrnn.checkpoints`.
+        """
+        inputs, tapes, masks = [], [], []
         for index, layer in enumerate(self.layers):
             top = index == len(self.layers) - 1
             out = y if top else np.zeros((rows.steps, rows.batch, self.output_size), layer.dtype)
             mask = self._mask(x.shape) if index else None
             self._drop(x, mask)
             masks.append(mask)
-            tapes.append(layer.record(packs, rows, x, out, state, final, index * self.directions))
+            inputs.append(x)
+            arguments = packs, rows, x, out, state, final, index * self.directions
+            tapes.append(layer.record(*arguments) if every is None else checkpoints.record(layer, *arguments, every))
             x = out
-        return StackTape(rows, tuple(tapes), tuple(masks))
+        return StackTape(rows, tuple(inputs), tuple(tapes), tuple(masks), every is not None)
 
     def backward(self, tape: StackTape, dy: Array, dstate: States) -> tuple[Array, dict[str, Array]]:
         """The gradients of x and the parameters. ``dstate`` changes in place, from the final states' to the first's."""
@@ -99,7 +116,10 @@ class Stack:
         for index in reversed(range(len(self.layers))):
             layer, base = self.layers[index], index * self.directions
             into = [layer.empty_parameters() for _ in range(self.directions)]
-            dy = layer.backward(tape.tapes[index], tape.rows, dy, dstate, into, base)
+            if tape.checkpoints:
+                dy = checkpoints.backward(layer, tape.tapes[index], dy, dstate, into, base)
+            else:
+                dy = layer.backward(tape.tapes[index], tape.rows, dy, dstate, into, base)
             self._drop(dy, tape.masks[index])
             for names, arrays in zip(self.names[base : base + self.directions], into, strict=True):
                 gradients.update({full: arrays[name] for name, full in names.items()})

@@ -36,6 +36,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -80,6 +81,18 @@ class Rows:
         base = np.concatenate(([0], np.cumsum(active))).astype(np.int64)
         return cls(steps, batch, order, ordered, active, base)
 
+    def piece(self, start: int, stop: int) -> Rows:
+        """The steps ``start`` to ``stop - 1`` of the same rows in the same order, as a scan of their own."""
+        lengths = np.clip(self.lengths - start, 0, stop - start)
+        base = self.base[start : stop + 1] - self.base[start]
+        return Rows(stop - start, self.batch, self.order, lengths, self.active[start:stop], base)
+
+    @cached_property
+    def even(self) -> bool:
+        """Whether all rows have one length and come in the batch's order."""
+        whole = self.longest == 0 or int(self.active[-1]) == self.batch
+        return whole and np.array_equal(self.order, np.arange(self.batch))
+
     @property
     def longest(self) -> int:
         """The number of steps of the longest row."""
@@ -99,7 +112,23 @@ class Pack(Protocol):
     dtype: np.dtype[Any]
 
 
+class Tape(Protocol):
+    """What a recording forward keeps."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what it holds, but for x and the pack."""
+
+
 Part = Callable[[int, int], None]  # run(low, high): do the work of sorted rows low .. high - 1
+Task = Callable[[], None]
+
+
+class Sums(Protocol):
+    """The gradients of the parameters of a scan that goes backward piece after piece of time, the last piece first."""
+
+    def add(self, tape: Any, work: Any) -> list[Task]:
+        """Tasks that together add a piece's share, to be done before the next piece is added; as for `gradients`."""
 
 
 class Backend(Protocol):
@@ -112,7 +141,7 @@ class Backend(Protocol):
         """Copy parameters, named as in `Cell.parameter_shapes`; absent biases are zero."""
 
     def tape(self, pack: Any, rows: Rows, x: Array, reverse: bool) -> Any:
-        """Room for what a recording forward keeps. It holds ``pack``, ``rows`` and ``x``, which must not change."""
+        """A `Tape`: room for what a recording forward keeps. Holds ``pack``, ``rows`` and ``x``; none may change."""
 
     def forward(
         self, pack: Any, rows: Rows, x: Array, y: Array, state: States, final: States, reverse: bool, tape: Any = None
@@ -122,7 +151,12 @@ class Backend(Protocol):
     def backward(self, tape: Any, dy: Array, dfinal: States, dx: Array, dstate: States) -> tuple[Any, Part]:
         """Make ready a backward scan: (work, run). ``work`` holds the gates' gradients that `gradients` reads."""
 
-    def gradients(self, tape: Any, work: Any, into: Mapping[str, Array]) -> list[Callable[[], None]]:
+    def gradients(self, tape: Any, work: Any, into: Mapping[str, Array]) -> list[Task]:
         """Tasks that together write the gradients of all parameters in ``into``, for all rows, once all of them are
         through backward. They may run at once; the bits do not depend on who runs which.
+        """
+
+    def sums(self, into: Mapping[str, Array], total: int) -> Sums:
+        """The same for a scan of ``total`` valid steps that comes in pieces, `Rows.piece` each. What is in ``into``
+        after the first piece of time is, to the bit if `same_bits`, what `gradients` writes for the whole scan.
         """

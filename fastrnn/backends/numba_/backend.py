@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
-from numba import types
 
-from fastrnn.backends.contract import Array, Part, Rows, States
+from fastrnn.backends.contract import Array, Part, Rows, States, Task
 from fastrnn.backends.numba_ import frame as f
-from fastrnn.backends.numba_ import scan
-from fastrnn.backends.numba_.compile import Kernel, kernel_of
-from fastrnn.backends.numba_.pack import PIECE, NumbaPack, aligned, outer_of, program_of
+from fastrnn.backends.numba_.compile import Kernel
+from fastrnn.backends.numba_.frame import address
+from fastrnn.backends.numba_.pack import NumbaPack, aligned, program_of
+from fastrnn.backends.numba_.sums import NumbaSums
 from fastrnn.equations import Sizes
 from fastrnn.plan import Plan
 from fastrnn.threads import checkpoint
-
-
-def address(array: Array) -> int:
-    """Where an array's first value is."""
-    return int(array.__array_interface__["data"][0])
 
 
 @dataclass(eq=False)
@@ -36,6 +30,11 @@ class Tape:
     reverse: bool
     kept: Array  # (N, kept columns)
     history: States  # (B + N, padded width) each: the initial states, then the state after each step
+
+    @property
+    def nbytes(self) -> int:
+        """See the contract."""
+        return self.kept.nbytes + sum(array.nbytes for array in self.history)
 
 
 @dataclass(eq=False)
@@ -99,9 +98,13 @@ class NumbaBackend:
             points.state(frame, fields + f.ADJOINT_FINAL, dstate[k])
         return work, _Bound(pack.backward, pack, frame, rows, (tape, work, carries, dy, dfinal, dx, dstate), True)
 
-    def gradients(self, tape: Tape, work: Work, into: Mapping[str, Array]) -> list[Callable[[], None]]:
+    def gradients(self, tape: Tape, work: Work, into: Mapping[str, Array]) -> list[Task]:
         """See the contract."""
-        return _Gradients(tape, work).tasks(into)
+        return self.sums(into, tape.rows.total).add(tape, work)
+
+    def sums(self, into: Mapping[str, Array], total: int) -> NumbaSums:
+        """See the contract."""
+        return NumbaSums(into, total)
 
 
 class _Bound:
@@ -146,78 +149,3 @@ def rows_fields(rows: Rows) -> Array:
 
 
 _rows_fields: weakref.WeakKeyDictionary[Rows, Array] = weakref.WeakKeyDictionary()
-
-
-class _Gradients:
-    """The weight gradients of one scan, cut into tasks."""
-
-    def __init__(self, tape: Tape, work: Work) -> None:
-        self.tape, self.work, self.pack = tape, work, tape.pack
-        self.plan, self.rows = tape.pack.plan, tape.rows
-        self.outer = outer_of(tape.pack.dtype.name)
-        self.kernel = kernel_of(scan.weight_gradient, self.outer, *[types.int64] * 9)
-        self._offsets: dict[Any, Array] = {}
-
-    def tasks(self, into: Mapping[str, Array]) -> list[Callable[[], None]]:
-        hidden = self.pack.sizes.hidden_size
-        found: list[Callable[[], None]] = []
-        for index, column in enumerate(self.plan.input_columns):
-            place = slice(index * hidden, (index + 1) * hidden)
-            found += self._product(column, ("x", 0), into["weight_ih"][place])
-        for index, gate in enumerate(self.plan.cell.recurrent_gates):
-            place = slice(index * hidden, (index + 1) * hidden)
-            found += self._product(self.plan.product_columns[gate], self.plan.operands[gate], into["weight_hh"][place])
-        if self.plan.cell.has_projection:
-            found += self._product(self.plan.product_columns[None], self.plan.operands[None], into["weight_hr"])
-        if "bias" in into or any(name in into for name in self.plan.vector_columns):
-            found.append(partial(self._sums, into))
-        return found
-
-    def _product(self, column: int, place: tuple[str, int], into: Array) -> list[Callable[[], None]]:
-        """Tasks for a[:, column] x b: rows of ``into`` in pieces small enough for a checkpoint after each."""
-        most = max(8, int(PIECE / max(self.rows.total * into.shape[1], 1)) // 8 * 8)
-        b, offsets = self._right(place)
-        return [partial(self._piece, column, first, b, offsets, into[first : first + most])
-                for first in range(0, into.shape[0], most)]  # fmt: skip
-
-    def _piece(self, column: int, first: int, b: Array, offsets: Array, into: Array) -> None:
-        a = address(self.work.gradient) + (self.pack.gradient_offsets[column] + first) * self.pack.dtype.itemsize
-        if self.rows.total == 0:
-            into[...] = 0
-            return
-        stride = self.work.gradient.strides[0]
-        table, line = address(offsets), into.strides[0]
-        self.kernel(self.outer, a, stride, address(b), table, len(offsets), address(into), line, *into.shape)
-        checkpoint()
-
-    def _right(self, place: tuple[str, int]) -> tuple[Array, Array]:
-        """What a product multiplied: an array and, by compact number, the byte offset of each row in it."""
-        kind, index = place
-        tape, rows = self.tape, self.rows
-        if place not in self._offsets:
-            if kind == "x":
-                strides = tape.x.strides[:2]
-                found = scan.step_offsets(rows.order, rows.lengths, rows.active, rows.base, tape.reverse, *strides)
-            elif kind == "state":
-                found = scan.history_offsets(rows.active, rows.base, rows.batch, tape.history[index].strides[0])
-            else:
-                found = np.arange(rows.total, dtype=np.int64) * tape.kept.strides[0]
-                found += self.pack.kept_offsets[index] * self.pack.dtype.itemsize
-            self._offsets[place] = found
-        array = tape.x if kind == "x" else tape.history[index] if kind == "state" else tape.kept
-        return array, self._offsets[place]
-
-    def _sums(self, into: Mapping[str, Array]) -> None:
-        """The gradients of biases and other vectors: sums over all rows, as a product with a row of ones."""
-        gradient, hidden, count = self.work.gradient, self.pack.sizes.hidden_size, self.rows.total
-        sums = np.zeros((1, gradient.shape[1]), self.pack.dtype)
-        if count:
-            one, offsets = np.ones(1, self.pack.dtype), np.arange(count, dtype=np.int64) * gradient.strides[0]
-            table, line = address(offsets), sums.strides[0]
-            self.kernel(self.outer, address(one), 0, address(gradient), table, count, address(sums), line, *sums.shape)
-        columns = self.pack.gradient_offsets
-        for index, column in enumerate(self.plan.input_columns if "bias" in into else ()):
-            into["bias"][index * hidden : (index + 1) * hidden] = sums[0, columns[column] : columns[column] + hidden]
-        for name, column in self.plan.vector_columns.items():
-            if name in into:
-                into[name][...] = sums[0, columns[column] : columns[column] + hidden]

@@ -7,6 +7,8 @@ at the current time step, a row stride, and for the tape and the gradients the o
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastrnn.graph import HIDDEN
 from fastrnn.plan import Place, Plan, Product
 
@@ -30,6 +32,11 @@ FIRST_STATE = 52  # from here on, for each state:
 STATE_BASE, STATE_STRIDE, STATE_IN, STATE_OUT, ADJOINT_BASE, ADJOINT_STRIDE, ADJOINT = range(7)
 STATE_INITIAL, STATE_FINAL, STATE_BYTES, ADJOINT_INITIAL, ADJOINT_FINAL = range(7, 12)
 STATE_FIELDS = 12
+
+
+def address(array: Any) -> int:
+    """Where an array's first value is."""
+    return int(array.__array_interface__["data"][0])
 
 
 class Layout:

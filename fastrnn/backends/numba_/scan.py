@@ -266,16 +266,24 @@ def history_offsets(active, base, batch, stride):  # type: ignore[no-untyped-def
 
 
 @compiled
-def weight_gradient(program, a, a_stride, b, offsets, count, into, into_stride, height, width):  # type: ignore[no-untyped-def]
-    """``into[m, n]`` = the sum over ``count`` rows of a[row, m] * b[row, n]; see `outer`. All but program are int64."""
+def weight_gradient(program, a, a_stride, b, offsets, count, into, into_stride, height, width, more):  # type: ignore[no-untyped-def]
+    """``into[m, n]`` = the sum over ``count`` rows of a[row, m] * b[row, n]; see `outer`. All but program are int64.
+
+    With ``more`` the sum is added to what is there. Blocks go from the last to the first, the order in which backward
+    makes them, so that a sum over pieces of time is the sum over the whole.
+    """
     mode = flush_denormals()
     room = np.empty(BLOCK_BYTES + 64, np.uint8)
     copied = (room.ctypes.data + 63) // 64 * 64
-    for start in range(0, count, outer.BLOCK):
+    start = (count - 1) // outer.BLOCK * outer.BLOCK
+    first = more == 0
+    while start >= 0:
         rows = min(outer.BLOCK, count - start)
         table = offsets + 8 * start
         here = a + start * a_stride
-        outer_product(program, here, a_stride, b, table, into, into_stride, rows, height, width, copied, start == 0)
+        outer_product(program, here, a_stride, b, table, into, into_stride, rows, height, width, copied, first)
+        start -= outer.BLOCK
+        first = False
     restore_mode(mode)
     keep(room)
 
