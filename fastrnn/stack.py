@@ -15,6 +15,8 @@ from fastrnn.layer import Layer
 from fastrnn.parameters import Packs
 from fastrnn.threads import renew_after_fork
 
+CHUNK_BYTES = 1 << 22  # of what is held between two layers: hundreds of steps but for wide layers and large batches
+
 
 @dataclass(frozen=True, eq=False)
 class StackTape:
@@ -81,7 +83,23 @@ class Stack:
         )
 
     def forward(self, packs: Packs, rows: Rows, x: Array, y: Array, state: States, final: States) -> None:
-        """Run all layers. y is (T, B, D*O), or (B, D*O) for the last valid output of each row only."""
+        """Run all layers. y is (T, B, D*O), or (B, D*O) for the last valid output of each row only.
+
+        With one direction a chunk of time goes through all layers before the next one, so that what is between two
+        layers is never held for all steps; a second direction begins at the end and needs them all.
+        """
+        most = max(1, CHUNK_BYTES // max(1, rows.batch * self.output_size * x.itemsize))
+        if self.directions == 2 or len(self.layers) == 1 or rows.longest <= most:
+            self._forward(packs, rows, x, y, state, final)
+            return
+        for start in range(0, rows.longest, most):
+            time = slice(start, min(start + most, rows.longest))
+            piece = rows.piece(time.start, time.stop)
+            self._forward(packs, piece, x[time], y[time] if y.ndim == 3 else y, state, final)
+            state = final
+
+    def _forward(self, packs: Packs, rows: Rows, x: Array, y: Array, state: States, final: States) -> None:
+        """Run all layers over all steps."""
         for index, layer in enumerate(self.layers[:-1]):
             out = np.empty((rows.steps, rows.batch, self.output_size), layer.dtype)
             layer.forward(packs, rows, x, out, state, final, index * self.directions)
