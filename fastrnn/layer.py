@@ -130,7 +130,8 @@ class Layer:
         """The sum of the directions' gradients of x, in the memory of the first."""
         total, *others = dxs
         for other in others:
-            total += other
+            with np.errstate(all="ignore"):
+                total += other
         return total
 
     def of(self, y: Array, direction: int) -> Array:

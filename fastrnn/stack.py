@@ -153,5 +153,6 @@ class Stack:
     def _drop(self, x: Array, mask: Array | None) -> None:
         """Zero what is not kept and scale the rest, in place, so that the mean stays."""
         if mask is not None:
-            x *= mask
-            x *= x.dtype.type(1.0 / (1.0 - self.dropout))
+            with np.errstate(all="ignore"):
+                x *= mask
+                x *= x.dtype.type(1.0 / (1.0 - self.dropout))

@@ -183,9 +183,16 @@ class NumpySums:
 
     def add(self, tape: NumpyTape, work: Array) -> list[Task]:
         """See the contract."""
-        tasks: list[Task] = [partial(add, tape, work, self.into) for add in (_gradient_ih, _gradient_vectors)]
+        found: list[Task] = [partial(add, tape, work, self.into) for add in (_gradient_ih, _gradient_vectors)]
         groups = [group.key for group in tape.pack.forward.groups]
-        return tasks + [partial(_gradient_recurrent, tape, work, self.into, names) for names in groups]
+        found += [partial(_gradient_recurrent, tape, work, self.into, names) for names in groups]
+        return [partial(_quietly, task) for task in found]
+
+
+def _quietly(task: Task) -> None:
+    """Infinities and NaN are computed with, without a warning."""
+    with np.errstate(all="ignore"):
+        task()
 
 
 def _forward_piece(
