@@ -50,13 +50,13 @@ class Layer:
         """Run all directions over x (T, B, I), each to its part of y (T, B, D*O)."""
         backend, threads = self.backend, get_num_threads()
         if self.directions == 1:
-            backend.scan(packs[base], rows, x, y, _each(state, base), _each(final, base), False, threads)
+            backend.scan(packs[base], rows, x, y, each(state, base), each(final, base), False, threads)
             return
         parts = []
         for direction in range(self.directions):
             at = base + direction
-            begin, end = _each(state, at), _each(final, at)
-            out = self._of(y, direction)
+            begin, end = each(state, at), each(final, at)
+            out = self.of(y, direction)
             parts.append(backend.forward(packs[at], rows, x, out, begin, end, direction == 1))
         backend.run(parts, rows, threads)
 
@@ -68,8 +68,8 @@ class Layer:
         for direction in range(self.directions):
             at, reverse = base + direction, direction == 1
             tapes.append(backend.tape(packs[at], rows, x, reverse))
-            begin, end = _each(state, at), _each(final, at)
-            out = self._of(y, direction)
+            begin, end = each(state, at), each(final, at)
+            out = self.of(y, direction)
             parts.append(backend.forward(packs[at], rows, x, out, begin, end, reverse, tapes[-1]))
         backend.run(parts, rows, get_num_threads())
         return tapes
@@ -84,12 +84,12 @@ class Layer:
         backend, threads = self.backend, get_num_threads()
         for direction in range(self.directions):
             pack = packs[base + direction]
-            out = _repeated(y[:, direction * self.output_size : (direction + 1) * self.output_size], rows.steps)
-            begin, end = _each(state, base + direction), _each(final, base + direction)
+            out = repeated(y[:, direction * self.output_size : (direction + 1) * self.output_size], rows.steps)
+            begin, end = each(state, base + direction), each(final, base + direction)
             if direction == 1 and rows.total:
                 first, rest, x_last = _split(rows, x)
                 backend.scan(pack, first, x_last, out[:1], begin, end, True, threads)
-                unused = _repeated(np.empty((rows.batch, self.output_size), self.dtype), rows.steps)
+                unused = repeated(np.empty((rows.batch, self.output_size), self.dtype), rows.steps)
                 backend.scan(pack, rest, x, unused, end, end, True, threads)
             else:
                 backend.scan(pack, rows, x, out, begin, end, direction == 1, threads)
@@ -107,8 +107,8 @@ class Layer:
         backend, parts, works, dxs = self.backend, [], [], []
         for direction, tape in enumerate(tapes):
             dx = np.zeros((rows.steps, rows.batch, self.sizes.input_size), self.dtype)
-            ends = _each(dstate, base + direction)
-            work, part = backend.backward(tape, self._of(dy, direction), ends, dx, ends)
+            ends = each(dstate, base + direction)
+            work, part = backend.backward(tape, self.of(dy, direction), ends, dx, ends)
             parts.append(part)
             works.append(work)
             dxs.append(dx)
@@ -117,11 +117,18 @@ class Layer:
         for tape, work, gradients in zip(tapes, works, into, strict=True):
             tasks += backend.gradients(tape, work, gradients)
         backend.run_tasks(tasks, get_num_threads())
-        if len(dxs) == 2:
-            dxs[0] += dxs[1]
-        return dxs[0]
+        return self.total(dxs)
 
-    def _of(self, y: Array, direction: int) -> Array:
+    @staticmethod
+    def total(dxs: Sequence[Array]) -> Array:
+        """The sum of the directions' gradients of x, in the memory of the first."""
+        total, *others = dxs
+        for other in others:
+            with np.errstate(all="ignore"):
+                total += other
+        return total
+
+    def of(self, y: Array, direction: int) -> Array:
         """One direction's part of (T, B, D*O)."""
         if self.directions == 1:
             return y
@@ -129,19 +136,19 @@ class Layer:
 
 
 @overload
-def _each(states: States, at: int) -> States: ...
+def each(states: States, at: int) -> States: ...
 
 
 @overload
-def _each(states: None, at: int) -> None: ...
+def each(states: None, at: int) -> None: ...
 
 
-def _each(states: States | None, at: int) -> States | None:
+def each(states: States | None, at: int) -> States | None:
     """Of each state the part of one layer and direction, (B, S)."""
     return None if states is None else tuple([state[at] for state in states])
 
 
-def _repeated(y: Array, steps: int) -> Array:
+def repeated(y: Array, steps: int) -> Array:
     """(B, O) as a writable (steps, B, O) in which every step is the same memory."""
     return np.lib.stride_tricks.as_strided(y, (steps, *y.shape), (0, *y.strides))
 

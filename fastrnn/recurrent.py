@@ -218,7 +218,12 @@ class Recurrent:
         return y, self._states.present(final, batched)
 
     def record(
-        self, x: ArrayLike, state: Any = None, lengths: ArrayLike | None = None, sequence: bool = True
+        self,
+        x: ArrayLike,
+        state: Any = None,
+        lengths: ArrayLike | None = None,
+        sequence: bool = True,
+        checkpoint_every: int | None = None,
     ) -> tuple[Array, Any, Tape]:
         """Run the layer and keep what `backward` needs. This is where dropout is applied.
 
@@ -226,12 +231,16 @@ class Recurrent:
         ----------
         x, state, lengths, sequence
             As when the layer is called.
+        checkpoint_every : int or None
+            k, at least 1: of each layer and direction keep only its input and the states before every k-th step, not
+            all that backward needs. `backward` then runs forward a second time, k steps at a time, and holds what it
+            needs for those alone. The gradients are the same, with the Numba backend to the bit.
 
         Returns
         -------
         y, state : as when the layer is called
         tape : Tape
-            For `backward`. It holds its own copies of x and of the parameters.
+            For `backward`. It holds its own copies of x and of the parameters; `Tape.nbytes` says how much it holds.
 
         Raises
         ------
@@ -239,6 +248,7 @@ class Recurrent:
             As when the layer is called.
         """
         sequence = checks.flag("sequence", sequence)
+        every = None if checkpoint_every is None else checks.size("checkpoint_every", checkpoint_every)
         packs = self._packs()
         xt, batched = self._layout.input(x, copy=True)
         steps, batch = xt.shape[:2]
@@ -246,7 +256,7 @@ class Recurrent:
         first = None if state is None else self._states.read("state", state, batch, batched, copy=True)
         final = self._states.empty(batch)
         y, yt = self._layout.output(steps, batch, self._width, batched, lengths is None)
-        tape = Tape(self, self._stack.record(packs, rows, xt, yt, first, final), batched, sequence)
+        tape = Tape(self, self._stack.record(packs, rows, xt, yt, first, final, every), batched, sequence)
         if not sequence:
             last = np.zeros((batch, self._width), self.dtype)
             index = last_steps(rows)

@@ -47,7 +47,7 @@ class Stream:
                 "the end and needs the whole sequence"
             )
         self.layer = layer
-        self.batch_size = batch_size = checks.size("batch_size", batch_size)
+        self.batch_size = batch_size = checks.size("batch_size", batch_size, most=1 << 31)
         self._packs: Any = None
         self._rows = rows_of(1, batch_size, None)
         self._lock = threading.Lock()

@@ -21,7 +21,8 @@ from fastrnn.backends import load
 from fastrnn.backends.tiled import box as bx
 from fastrnn.backends.tiled import crew as crews
 from fastrnn.backends.tiled.crew import Crew, _groups
-from fastrnn.backends.tiled.pack import address, aligned
+from fastrnn.backends.tiled.frame import address
+from fastrnn.backends.tiled.pack import aligned
 
 COMPILED = [name for name in BACKENDS if name != "numpy"]
 every_compiled = pytest.mark.parametrize("name", COMPILED)

@@ -50,7 +50,19 @@ def under(names: set[str], *prefixes: str) -> set[str]:
     return {name for name in names if any(name == p or name.startswith(f"{p}.") for p in prefixes)}
 
 
-LAYERS = ("layer", "layers", "stack", "recurrent", "stream", "parameters", "layout", "tape", "summary", "initial")
+LAYERS = (
+    "layer",
+    "layers",
+    "stack",
+    "checkpoints",
+    "recurrent",
+    "stream",
+    "parameters",
+    "layout",
+    "tape",
+    "summary",
+    "initial",
+)
 EQUATIONS = ("graph", "equations", "derive", "plan")
 
 

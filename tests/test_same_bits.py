@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from sharing import share_everything
 
 import fastrnn
-from fastrnn.backends.tiled import outer_tasks
 from fastrnn.backends.tiled import pack as tiled_pack
+from fastrnn.backends.tiled import sums as tiled_sums
 
 BIT_TRUE = [name for name in BACKENDS if backend_of(name).same_bits]
 KINDS: dict[str, dict[str, Any]] = {
@@ -275,7 +275,7 @@ def test_pieces(cell: str, case: str, rows: int) -> None:
     weights = sum(value.size for value in scan.parameters.values() if value.ndim == 2)
     with (
         mock.patch.object(tiled_pack, "PIECE", rows * weights),
-        mock.patch.object(outer_tasks, "PIECE", rows * weights),
+        mock.patch.object(tiled_sums, "PIECE", rows * weights),
     ):
         pieces = run_scan(backend_of("numba"), scan, "float64", gradients=True)
         in_parts = run_scan(backend_of("numba"), scan, "float64", [(0, 3), (3, scan.case.B)], gradients=True)

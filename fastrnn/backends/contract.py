@@ -88,6 +88,18 @@ class Rows:
         tables = [int(t.__array_interface__["data"][0]) for t in (self.order, self.lengths, self.active, self.base)]
         return np.array([*tables, self.batch, self.longest], np.int64)
 
+    def piece(self, start: int, stop: int) -> Rows:
+        """The steps ``start`` to ``stop - 1`` of the same rows in the same order, as a scan of their own."""
+        lengths = np.clip(self.lengths - start, 0, stop - start)
+        base = self.base[start : stop + 1] - self.base[start]
+        return Rows(stop - start, self.batch, self.order, lengths, self.active[start:stop], base)
+
+    @cached_property
+    def even(self) -> bool:
+        """Whether all rows have one length and come in the batch's order."""
+        whole = self.longest == 0 or int(self.active[-1]) == self.batch
+        return whole and np.array_equal(self.order, np.arange(self.batch))
+
     @property
     def longest(self) -> int:
         """The number of steps of the longest row."""
@@ -107,8 +119,23 @@ class Pack(Protocol):
     dtype: np.dtype[Any]
 
 
+class Tape(Protocol):
+    """What a recording forward keeps."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what it holds, but for x and the pack."""
+
+
 Part = Callable[[int, int], None]  # run(low, high): do the work of sorted rows low .. high - 1
 Task = Callable[[], None]
+
+
+class Sums(Protocol):
+    """The gradients of the parameters of a scan that goes backward piece after piece of time, the last piece first."""
+
+    def add(self, tape: Any, work: Any) -> list[Task]:
+        """Tasks that together add a piece's share, to be done before the next piece is added; as for `gradients`."""
 
 
 class StepOf(Protocol):
@@ -139,7 +166,7 @@ class Backend(Protocol):
         """Copy parameters, named as in `Cell.parameter_shapes`; absent biases are zero."""
 
     def tape(self, pack: Any, rows: Rows, x: Array, reverse: bool) -> Any:
-        """Room for what a recording forward keeps. It holds ``pack``, ``rows`` and ``x``, which must not change."""
+        """A `Tape`: room for what a recording forward keeps. Holds ``pack``, ``rows`` and ``x``; none may change."""
 
     def forward(
         self,
@@ -166,6 +193,11 @@ class Backend(Protocol):
     def gradients(self, tape: Any, work: Any, into: Mapping[str, Array]) -> list[Task]:
         """Tasks that together write the gradients of all parameters in ``into``, for all rows, once all of them are
         through backward. They may run at once; the bits do not depend on who runs which.
+        """
+
+    def sums(self, into: Mapping[str, Array], total: int) -> Sums:
+        """The same for a scan of ``total`` valid steps that comes in pieces, `Rows.piece` each. What is in ``into``
+        after the first piece of time is, to the bit if `same_bits`, what `gradients` writes for the whole scan.
         """
 
     def run(self, parts: Sequence[Part], rows: Rows, threads: int) -> None:

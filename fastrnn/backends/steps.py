@@ -24,7 +24,7 @@ class Steps:
         counts = np.clip(rows.active - low, 0, high - low)
         self.counts = counts[: int(np.count_nonzero(counts))]
         self.starts = np.concatenate(([0], np.cumsum(self.counts)))
-        self.even = len(rows.active) == 0 or int(rows.active[-1]) == rows.batch  # all rows of one length, in order
+        self.even = rows.even
         self.places = self.places_of(0, high - low)
 
     def places_of(self, first: int, last: int) -> Index:

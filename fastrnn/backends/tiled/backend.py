@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fastrnn.backends.contract import Array, Part, Rows, States
+from fastrnn.backends.contract import Array, Part, Rows, States, Task
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.crew import Crew
+from fastrnn.backends.tiled.frame import address
 from fastrnn.backends.tiled.native import Native
-from fastrnn.backends.tiled.outer_tasks import Products
-from fastrnn.backends.tiled.pack import TiledPack, address, aligned
+from fastrnn.backends.tiled.pack import TiledPack, aligned
 from fastrnn.backends.tiled.scan import Scan
 from fastrnn.backends.tiled.steps import Steps
+from fastrnn.backends.tiled.sums import TiledSums
 from fastrnn.equations import Sizes
 from fastrnn.plan import Plan
 
@@ -30,6 +31,11 @@ class Tape:
     reverse: bool
     kept: Array  # (N, kept columns)
     history: States  # (B + N, padded width) each: the initial states, then the state after each step
+
+    @property
+    def nbytes(self) -> int:
+        """See the contract."""
+        return self.kept.nbytes + sum(array.nbytes for array in self.history)
 
 
 @dataclass(eq=False)
@@ -108,15 +114,19 @@ class TiledBackend:
             typed.point_2d(frame, fields + f.ADJOINT_INITIAL, dfinal[k], fields + f.ADJOINT_FINAL, dstate[k])
         return work, Scan(pack, frame, rows, (tape, work, carries, dy, dfinal, dx, dstate), backward=True)
 
-    def gradients(self, tape: Tape, work: Work, into: Mapping[str, Array]) -> list[Callable[[], None]]:
+    def gradients(self, tape: Tape, work: Work, into: Mapping[str, Array]) -> list[Task]:
         """See the contract."""
-        return Products(tape, work).tasks(into)
+        return self.sums(into, tape.rows.total).add(tape, work)
+
+    def sums(self, into: Mapping[str, Array], total: int) -> TiledSums:
+        """See the contract."""
+        return TiledSums(into, total)
 
     def run(self, parts: Sequence[Part], rows: Rows, threads: int) -> None:
         """See the contract."""
         self.crew.run(parts, rows, threads)
 
-    def run_tasks(self, tasks: Sequence[Callable[[], None]], threads: int) -> None:
+    def run_tasks(self, tasks: Sequence[Task], threads: int) -> None:
         """See the contract."""
         self.crew.run_tasks(tasks, threads)
 

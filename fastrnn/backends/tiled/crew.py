@@ -11,20 +11,21 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from queue import SimpleQueue
 from weakref import WeakSet
 
 import numpy as np
 
-from fastrnn.backends.contract import Array, Part, Rows, cuts
+from fastrnn.backends.contract import Array, Part, Rows, Task, cuts
 from fastrnn.backends.tiled import box as bx
 from fastrnn.backends.tiled import frame as f
+from fastrnn.backends.tiled.frame import address
 from fastrnn.backends.tiled.native import Native
-from fastrnn.backends.tiled.outer_tasks import Product
-from fastrnn.backends.tiled.pack import PIECE, address, aligned
+from fastrnn.backends.tiled.pack import PIECE, aligned
 from fastrnn.backends.tiled.scan import Scan
+from fastrnn.backends.tiled.sums import Product
 from fastrnn.threads import checkpoint
 
 LOOKS = 10_000  # of a worker that has nothing to do, before it sleeps: some 0.2 to 0.5 ms
@@ -152,24 +153,28 @@ class Crew:
             checkpoint()
         del made
 
-    def run_tasks(self, tasks: Sequence[Callable[[], None]], threads: int) -> None:
+    def run_tasks(self, tasks: Sequence[Task], threads: int) -> None:
         """Run tasks of `gradients`: products as lists, what else there is in order."""
         products = [task for task in tasks if isinstance(task, Product)]
-        work = sum(product.work for product in products)
-        members = min(self.size(threads, work), len(products))
+        members = self.size(threads, sum(product.work for product in products))
         if members > 1:
-            boxes = self.boxes(members - 1)
-            self.wake(members - 1, work)
-            for group in _groups(products, members * PIECE):
-                frames = np.stack([product.frame for product in group])
-                ranges = np.array([product.range for product in group], np.int64)
-                self.native.run_list(boxes, frames, ranges, members)
-                for product in group:
-                    product.finish()
-                checkpoint()
+            for turn in range(1 + max(product.turn for product in products)):
+                self._run_products([product for product in products if product.turn == turn], members)
             tasks = [task for task in tasks if not isinstance(task, Product)]
         for task in tasks:
             task()
+
+    def _run_products(self, products: Sequence[Product], members: int) -> None:
+        """Products into memory of their own each, as lists that are not too long for a checkpoint after each."""
+        boxes = self.boxes(members - 1)
+        self.wake(members - 1, sum(product.work for product in products))
+        for group in _groups(products, members * PIECE):
+            frames = np.stack([product.frame for product in group])
+            ranges = np.array([product.range for product in group], np.int64)
+            self.native.run_list(boxes, frames, ranges, members)
+            for product in group:
+                product.finish()
+            checkpoint()
 
 
 def _groups(products: Sequence[Product], most: float) -> list[list[Product]]:

@@ -7,6 +7,8 @@ at the current time step, a row stride, and for the tape and the gradients the o
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastrnn.graph import HIDDEN
 from fastrnn.plan import Place, Plan, Product
 
@@ -40,6 +42,11 @@ OUTER_A, OUTER_A_STRIDE, OUTER_B, OUTER_B_OFFSETS, OUTER_COUNT, OUTER_INTO, OUTE
 OUTER_SIZE = FIRST_STATE
 COUNTER_BYTES = 128  # two cache lines, since processors fetch lines in pairs
 MOST_MEMBERS = 64
+
+
+def address(array: Any) -> int:
+    """Where an array's first value is."""
+    return int(array.__array_interface__["data"][0])
 
 
 class Layout:

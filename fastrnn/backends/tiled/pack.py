@@ -11,8 +11,8 @@ import numpy as np
 
 from fastrnn.backends.contract import Array
 from fastrnn.backends.tiled import frame as f
-from fastrnn.backends.tiled.frame import state_field
-from fastrnn.backends.tiled.native import Native
+from fastrnn.backends.tiled.frame import address, state_field
+from fastrnn.backends.tiled.native import KernelOf, Native
 from fastrnn.backends.tiled.program import Program
 from fastrnn.backends.tiled.tile import TileStage
 from fastrnn.equations import Sizes
@@ -47,11 +47,6 @@ def pitch(width: int, size: int) -> int:
 
 
 PIECE = 2e9  # multiply-adds between two checkpoints: some tens of milliseconds, so that Ctrl-C answers soon
-
-
-def address(array: Array) -> int:
-    """Where an array's first value is."""
-    return int(array.__array_interface__["data"][0])
 
 
 def pack_matrices(matrices: list[Array], block: int, dtype: np.dtype[Any]) -> Array:
@@ -167,6 +162,11 @@ class TiledPack:
         frame = self._weights_frame
         frame[f.KERNEL], frame[f.PROGRAM] = self.native.forward(self.program)
         return frame
+
+    @cached_property
+    def outer(self) -> KernelOf:
+        """The product of the weight gradients."""
+        return self.native.weight_gradient(self.dtype)
 
     @cached_property
     def training_frame(self) -> Array:

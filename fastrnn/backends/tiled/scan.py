@@ -9,7 +9,8 @@ import numpy as np
 
 from fastrnn.backends.contract import Array, Rows
 from fastrnn.backends.tiled import frame as f
-from fastrnn.backends.tiled.pack import TiledPack, address, aligned
+from fastrnn.backends.tiled.frame import address
+from fastrnn.backends.tiled.pack import TiledPack, aligned
 from fastrnn.threads import checkpoint
 
 BYTE = np.dtype(np.uint8)

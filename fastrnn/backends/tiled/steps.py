@@ -10,7 +10,8 @@ import numpy as np
 from fastrnn.backends.contract import Array, Rows, States
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.crew import INT64, NOBODY, Crew
-from fastrnn.backends.tiled.pack import TiledPack, address, aligned
+from fastrnn.backends.tiled.frame import address
+from fastrnn.backends.tiled.pack import TiledPack, aligned
 from fastrnn.backends.tiled.scan import BYTE
 
 
