@@ -51,7 +51,7 @@ def under(names: set[str], *prefixes: str) -> set[str]:
 
 
 LAYERS = ("layer", "layers", "stack", "recurrent", "stream", "parameters", "layout", "tape", "summary", "initial")
-EQUATIONS = ("graph", "equations", "derive", "plan")
+EQUATIONS = ("record", "graph", "equations", "derive", "plan")
 
 
 def test_the_rules_speak_of_files_that_exist() -> None:

@@ -6,7 +6,6 @@ A mutant is put in by monkeypatching. Each test first runs its check on what is 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -163,13 +162,13 @@ def test_forgotten_path(backend: str, path: str, monkeypatch: Patch) -> None:
     """A gradient in which what reaches a previous state is forgotten: through the cell state, the update gate, or R."""
     name = "lstm" if path == "state 1" else "gru"
     right = trace(getattr(cells, name))
-    wrong = replace(right, graph=right.graph, digest=f"forgotten {path} of {name}")  # another digest: compiled apart
+    wrong = right.replaced(text=f"forgotten {path} of {name}")  # another digest: compiled apart
 
     def forgetful(cell: Any) -> Any:
         found = derive(cell)
         if path == "recurrent":
-            return replace(found, recurrent=tuple(() for _ in found.recurrent))
-        return replace(found, states=tuple(None if path == f"state {k}" else s for k, s in enumerate(found.states)))
+            return found.replaced(recurrent=tuple(() for _ in found.recurrent))
+        return found.replaced(states=tuple(None if path == f"state {k}" else s for k, s in enumerate(found.states)))
 
     monkeypatch.setattr(fastrnn.plan, "derive", forgetful)
     check_scan(backend_of(backend), name, SMALL_CASES["plain"], "float64", cell=wrong)

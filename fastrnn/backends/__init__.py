@@ -8,8 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import threading
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 from fastrnn.backends.contract import Backend
 
@@ -23,8 +22,7 @@ _loaded: dict[str, Backend] = {}
 _lock = threading.Lock()
 
 
-@dataclass(frozen=True)
-class Availability:
+class Availability(NamedTuple):
     """Whether a backend can be used here.
 
     Attributes
