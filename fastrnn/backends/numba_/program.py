@@ -8,8 +8,6 @@ never finds that of another cell or of an older version of these files.
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +15,8 @@ from numba.core import types
 from numba.core.pythonapi import NativeValue
 from numba.extending import models, register_model, typeof_impl, unbox
 
-import fastrnn
 from fastrnn.backends.numba_ import frame as f
+from fastrnn.backends.numba_.cache import sources
 from fastrnn.backends.numba_.frame import Layout, state_field
 from fastrnn.backends.numba_.target import target
 from fastrnn.backends.numba_.tile import Rows, TileProduct, TileStage, View
@@ -198,7 +196,7 @@ register_model(ProgramType)(models.OpaqueModel)
 
 def register(program: Program | Outer, name: str) -> ProgramType:
     """The type of a program: a digest of its name, element type, target and of the sources of the kernels."""
-    digest = hashlib.sha256(name.encode() + program.dtype.name.encode() + _sources()).hexdigest()[:20]
+    digest = hashlib.sha256(name.encode() + program.dtype.name.encode() + sources()).hexdigest()[:20]
     _PROGRAMS[digest] = program
     return ProgramType(digest)
 
@@ -212,14 +210,3 @@ def _typeof_program(value: Program | Outer, _context: Any) -> ProgramType:
 @unbox(ProgramType)
 def _unbox_program(_kind: Any, _value: Any, context: Any) -> NativeValue:
     return NativeValue(context.context.get_dummy_value())
-
-
-@lru_cache(maxsize=1)
-def _sources() -> bytes:
-    """Everything that decides which instructions are emitted."""
-    package = Path(fastrnn.__file__).parent
-    found = hashlib.sha256(repr(target()).encode())
-    shared = [package / f"{name}.py" for name in ("approximations", "derive", "equations", "graph", "plan")]
-    for path in [*sorted((package / "backends" / "numba_").glob("*.py")), *shared]:
-        found.update(path.read_bytes())
-    return found.digest()
