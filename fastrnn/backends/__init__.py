@@ -96,6 +96,13 @@ def load(name: str) -> Backend:
     return found
 
 
+def details(name: str) -> dict[str, str]:
+    """What a backend that is available tells of itself: versions, instruction set."""
+    module = importlib.import_module(_CLASSES[name][0])
+    found: dict[str, str] = module.details() if hasattr(module, "details") else {}
+    return found
+
+
 def _availability(name: str) -> Availability:
     if name == "cython":
         return Availability(name, False, "the extension fastrnn_ext is not built")

@@ -26,6 +26,7 @@ import numba
 from numba.core import config, sigutils
 from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult
+from numba.core.registry import cpu_target
 from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 from numba.misc.appdirs import AppDirs
@@ -34,7 +35,7 @@ import fastrnn
 from fastrnn.backends.numba_.target import target
 
 SUFFIX = ".kernel"
-KEPT_DAYS = 30  # how long the kernels of other versions are kept
+KEPT_DAYS = 90  # how long the kernels of other versions and processors are kept
 _DIGEST_BYTES = 32
 
 
@@ -63,23 +64,26 @@ def directories() -> list[Path]:
 class Usage(NamedTuple):
     """What is in one of the `directories`."""
 
-    files: int
-    size: int  # bytes
+    usable: int  # kernels of this version, for this processor
+    others: int
+    size: int  # bytes, of all of them
     writable: bool
 
 
 def usage(directory: Path) -> Usage:
     """The kernels in a directory, and whether more can be written to it. Nothing is made."""
-    sizes = []
+    stamp, usable, sizes = _stamp(cpu_target.target_context.codegen()), 0, []
     for path in directory.glob(f"*{SUFFIX}") if os.access(directory, os.R_OK | os.X_OK) else ():
         try:
             sizes.append(path.stat().st_size)
         except OSError:  # another process has just removed it
             continue
+        usable += path.name.startswith(stamp)
     there = directory
-    while not there.exists() and there != there.parent:
+    while not os.path.lexists(there) and there != there.parent:
         there = there.parent
-    return Usage(len(sizes), sum(sizes), there.is_dir() and os.access(there, os.W_OK | os.X_OK))
+    writable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    return Usage(usable, len(sizes) - usable, sum(sizes), writable)
 
 
 class KernelCache(NullCache):
@@ -113,15 +117,18 @@ class KernelCache(NullCache):
         _say_once("; ".join(errors))
 
     def _file(self, sig: Any, codegen: Any) -> str:
-        """The name of the file: the version, the function, and a digest of the version, signature and processor."""
-        version = sources(), numba.__version__, llvmlite.__version__, sys.version
+        """The name of the file: the stamp, the function, and a digest of its arguments' types."""
         arguments, _ = sigutils.normalize_signature(sig)
-        key = repr((version, self.name, [str(a) for a in arguments], codegen.magic_tuple()))
-        return f"{_short(repr(version))[:8]}-{self.name}-{_short(key)}{SUFFIX}"
+        return f"{_stamp(codegen)}-{self.name}-{_short(', '.join(map(str, arguments)))}{SUFFIX}"
+
+
+def _stamp(codegen: Any) -> str:
+    """What all kernels of this version for this processor have in common."""
+    return _short(repr((sources(), numba.__version__, llvmlite.__version__, sys.version, codegen.magic_tuple())))
 
 
 def _short(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def _read(path: Path) -> Any:
@@ -147,7 +154,7 @@ def _write(directory: Path, name: str, content: bytes) -> None:
     before = time.time() - KEPT_DAYS * 86400
     for path in directory.glob(f"*{SUFFIX}*"):
         try:
-            if path.name[:8] != name[:8] and path.stat().st_mtime < before:
+            if path.name.partition("-")[0] != name.partition("-")[0] and path.stat().st_mtime < before:
                 path.unlink()
         except OSError:  # another process was faster, or it belongs to somebody else
             continue
