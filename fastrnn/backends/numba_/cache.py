@@ -53,12 +53,14 @@ def sources() -> bytes:
 def directories() -> list[Path]:
     """Where kernels are looked for, best first; they are written to the first of these where that is possible.
 
-    ``NUMBA_CACHE_DIR`` if it is set, the package's own ``__pycache__``, and the user's cache directory if there is one.
+    ``NUMBA_CACHE_DIR`` alone if it is set; else the package's own ``__pycache__``, then the user's cache directory if
+    there is one.
     """
+    if config.CACHE_DIR:
+        return [Path(config.CACHE_DIR) / "fastrnn"]
     own = Path(__file__).parent / "__pycache__"
     user = Path(AppDirs(appname="numba", appauthor=False).user_cache_dir) / "fastrnn"
-    given = [Path(config.CACHE_DIR) / "fastrnn"] if config.CACHE_DIR else []
-    return [*given, own, *([user] if user.is_absolute() else [])]  # relative: there is no home directory
+    return [own, user] if user.is_absolute() else [own]  # relative: there is no home directory
 
 
 class Usage(NamedTuple):
