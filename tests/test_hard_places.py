@@ -21,6 +21,7 @@ from places import (
     start,
 )
 
+pytestmark = pytest.mark.needs("numba")
 KERNELS = 3  # of one call: forward, and two that write addresses
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="rights are given up by Linux's means")

@@ -158,6 +158,7 @@ def test_numpy_backend_brings_in_numpy_alone() -> None:
     assert not first_names(modules_after(code)) & {"numba", "llvmlite", "scipy", "torch"}
 
 
+@pytest.mark.needs("numba")
 def test_making_a_layer_does_not_import_numba() -> None:
     """Only computing does."""
     found = first_names(
@@ -166,6 +167,7 @@ def test_making_a_layer_does_not_import_numba() -> None:
     assert not found & {"numba", "llvmlite"}
 
 
+@pytest.mark.needs("numba")
 def test_numba_backend_needs_no_scipy() -> None:
     """Kernels are compiled where SciPy cannot be imported."""
     computes = "import fastrnn\nfastrnn.LSTM(3, 4, backend='numba')([[1.0, 2.0, 3.0]])"

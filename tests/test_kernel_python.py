@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from cases import DTYPES
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 import fastrnn
 from fastrnn.backends.contract import Rows
 
+pytestmark = pytest.mark.needs("numba")
 DISABLED = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 examples = settings(max_examples=60, deadline=None, database=None)
 

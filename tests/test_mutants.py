@@ -71,6 +71,7 @@ def test_wrong_cell(name: str, wrong: Any) -> None:
             check_scan(backend_of("numpy"), name, CASES[case], "float32", cell=wrong)
 
 
+@pytest.mark.needs("numba")
 def test_wrong_cell_compiled() -> None:
     """The same on the compiled backend, forward and backward."""
     with pytest.raises(AssertionError):
@@ -144,6 +145,7 @@ def test_history_off_by_one(monkeypatch: Patch) -> None:
     assert_bites(check, lambda: monkeypatch.setattr(numpy_.NumpyTape, "operand", wrong))
 
 
+@pytest.mark.needs("numba")
 def test_history_off_by_one_compiled(monkeypatch: Patch) -> None:
     """The same in the table of the compiled backend."""
     from fastrnn.backends.numba_ import scan
@@ -235,6 +237,7 @@ def test_parameters_of_directions_swapped(backend: str, monkeypatch: Patch) -> N
 # --- wrong bits -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.needs("numba")
 def test_last_bit(monkeypatch: Patch) -> None:
     """One unit in the last place is enough."""
 
@@ -245,6 +248,7 @@ def test_last_bit(monkeypatch: Patch) -> None:
     assert_bites(check, lambda: monkeypatch.setitem(_loaded, "numba", mutants.LastBit(backend_of("numba"))))
 
 
+@pytest.mark.needs("numba")
 def test_leak(monkeypatch: Patch) -> None:
     """NaN in one row must not come out of another."""
 
