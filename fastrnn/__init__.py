@@ -66,15 +66,16 @@ __all__ = [
 # What a layer's call does without is imported when it is first asked for: name -> module.
 _LAZY = {"Gradients": "tape", "Tape": "tape", "nn": "nn"}
 
+if not TYPE_CHECKING:  # to a type checker, which has them from above, it would mean that there is any name
 
-def __getattr__(name: str) -> object:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'fastrnn' has no attribute {name!r}")
-    import importlib
+    def __getattr__(name: str) -> object:
+        if name not in _LAZY:
+            raise AttributeError(f"module 'fastrnn' has no attribute {name!r}")
+        import importlib
 
-    module = importlib.import_module(f"fastrnn.{_LAZY[name]}")
-    found = globals()[name] = module if name == _LAZY[name] else getattr(module, name)
-    return found
+        module = importlib.import_module(f"fastrnn.{_LAZY[name]}")
+        found = globals()[name] = module if name == _LAZY[name] else getattr(module, name)
+        return found
 
 
 def __dir__() -> list[str]:

@@ -1,9 +1,9 @@
-"""Run the suite against the built wheel on every Python of this machine, on the oldest versions, and beside NumPy alone.
+"""Run the suite against the built wheel on every Python of this machine, on the oldest versions, and with NumPy alone.
 
     python tests/pythons.py dist build/pythons [arguments of pytest]
 
-Each environment is a virtual environment of its own. The tests run in a folder in which the package is not, so that what
-they test is what is installed. PyTorch is left out: `make test` has it.
+Each environment is a virtual environment of its own. The tests run in a folder in which the package is not, so that
+what they test is what is installed. PyTorch is left out: `make test` has it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 VERSIONS = tuple(f"3.{minor}" for minor in range(10, 15))
-TOOLS = ("pytest>=8", "hypothesis>=6.100", "onnx>=1.16", "matplotlib>=3.8", "rich>=13")
+TOOLS = ("pytest>=8", "hypothesis>=6.100", "onnx>=1.16", "matplotlib>=3.8", "rich>=13", "mypy>=1.14")
 DEMO = ("sktime>=0.30",)
 
 
