@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -22,7 +21,9 @@ from fastrnn.plan import plan
 from fastrnn.stack import Stack
 from fastrnn.stream import Stream
 from fastrnn.summary import Gate, gate_blocks, gate_slice, parameter_suffix, summary
-from fastrnn.tape import Gradients, Tape
+
+if TYPE_CHECKING:
+    from fastrnn.tape import Gradients, Tape
 
 _DEFAULTS: dict[str, Any] = {"num_layers": 1, "bidirectional": False, "batch_first": False, "bias": True,
                              "dropout": 0.0, "proj_size": 0}  # fmt: skip
@@ -129,7 +130,7 @@ class Recurrent:
         """All that is made from the configuration."""
         directions = 2 if self.bidirectional else 1
         first = Sizes(self.input_size, self.hidden_size, self.proj_size)
-        upper = replace(first, input_size=directions * first.width(self.cell.state_widths[0]))
+        upper = first._replace(input_size=directions * first.width(self.cell.state_widths[0]))
         configuration.check_total(self.cell, first, upper, self.num_layers, directions, self.bias, self.dtype)
         sizes = [first] + [upper] * (self.num_layers - 1)
         made = plan(self.cell)
@@ -247,6 +248,8 @@ class Recurrent:
         TypeError, ValueError
             As when the layer is called.
         """
+        from fastrnn.tape import Tape  # not before there is one to make: inference starts sooner without
+
         sequence = checks.flag("sequence", sequence)
         every = None if checkpoint_every is None else checks.size("checkpoint_every", checkpoint_every)
         packs = self._packs()
@@ -286,6 +289,8 @@ class Recurrent:
         TypeError, ValueError
             For a tape that is not this layer's, for gradients of a wrong shape, or if neither is given.
         """
+        from fastrnn.tape import Gradients, Tape
+
         if not isinstance(tape, Tape):
             raise TypeError(f"tape: expected a Tape from this layer's record, got {checks.described(tape)}")
         if tape.layer is not self:

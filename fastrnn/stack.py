@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,13 @@ from fastrnn import checkpoints
 from fastrnn.backends.contract import Array, Rows, States
 from fastrnn.layer import Layer
 from fastrnn.parameters import Packs
+from fastrnn.record import Record
 from fastrnn.threads import renew_after_fork
 
 CHUNK_BYTES = 1 << 22  # of what is held between two layers: hundreds of steps but for wide layers and large batches
 
 
-@dataclass(frozen=True, eq=False)
-class StackTape:
+class StackTape(Record):
     """What `Stack.record` keeps: the tapes of each layer's directions, and what was dropped between the layers."""
 
     rows: Rows
@@ -40,7 +39,7 @@ class Stack:
     """The layers of one model. It holds no parameters: packs come with every call."""
 
     def __init__(self, layers: list[Layer], dropout: float, seed: int | None) -> None:
-        self.layers, self.dropout = layers, dropout
+        self.layers, self.dropout, self._seed = layers, dropout, seed
         self.directions = layers[0].directions
         self.output_size = self.directions * layers[0].output_size
         self.names = [
@@ -48,8 +47,7 @@ class Stack:
             for index, layer in enumerate(layers)
             for suffix in ("", "_reverse")[: self.directions]
         ]
-        entropy = None if seed is None else [seed, 1]  # not the stream that the parameters are drawn from
-        self._random = np.random.Generator(np.random.PCG64(entropy))
+        self._generator: np.random.Generator | None = None
         self._lock = threading.Lock()  # of the generator
         renew_after_fork(self)
 
@@ -63,16 +61,26 @@ class Stack:
             for name, full in names.items()
         }
 
+    def _random(self) -> np.random.Generator:
+        """What the dropout draws from. Made when it is needed: `numpy.random` takes milliseconds to import."""
+        if self._generator is None:
+            entropy = None if self._seed is None else [self._seed, 1]
+            self._generator = np.random.Generator(np.random.PCG64(entropy))
+        return self._generator
+
     @property
     def dropout_state(self) -> Any:
-        """Where the random numbers of the dropout have got to."""
+        """Where the random numbers of the dropout have got to; None without dropout."""
+        if self.dropout == 0.0:
+            return None
         with self._lock:
-            return self._random.bit_generator.state
+            return self._random().bit_generator.state
 
     @dropout_state.setter
     def dropout_state(self, state: Any) -> None:
-        with self._lock:
-            self._random.bit_generator.state = state
+        if state is not None:
+            with self._lock:
+                self._random().bit_generator.state = state
 
     def packs(self, values: Mapping[str, Array]) -> Packs:
         """The packs of all layers and directions."""
@@ -150,7 +158,7 @@ class Stack:
         if self.dropout == 0.0:
             return None
         with self._lock:
-            return self._random.random(shape, dtype=np.float32) >= np.float32(self.dropout)
+            return self._random().random(shape, dtype=np.float32) >= np.float32(self.dropout)
 
     def _drop(self, x: Array, mask: Array | None) -> None:
         """Zero what is not kept and scale the rest, in place, so that the mean stays."""

@@ -196,6 +196,7 @@ def test_the_better_of_two_measurements() -> None:
     assert dict(better.bandwidth)[1 << 18] == 300e9
 
 
+@pytest.mark.needs("numba")
 def test_the_machine_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_QUICK_FOOTPRINTS", (1 << 14, 1 << 18))
     progress: list[int] = []
@@ -261,6 +262,7 @@ def test_contenders_have_names_and_reasons() -> None:
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.needs("numba")
 def test_a_run_from_end_to_end(tmp_path: Path) -> None:
     with Runner(["numba", "numpy"], BRIEF, {1: ONE}) as runner:
         results = [runner.run(dataclasses.replace(TINY_STEP, B=1)), runner.run(TINY)]
@@ -311,6 +313,7 @@ def test_a_process_that_cannot_start_says_why() -> None:
         Process("bench_contenders:Unpinned", 1)
 
 
+@pytest.mark.needs("numba")
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cases, "CASES", (dataclasses.replace(TINY_STEP, B=1, groups=("quick",)),))
     monkeypatch.setattr("fastrnn.commands.bench.QUICK", BRIEF)

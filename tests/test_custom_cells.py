@@ -105,6 +105,7 @@ def run_everything(layer: fastrnn.Recurrent, steps: int, batch: int, lengths: An
         layer.stream(batch).chunk(values["x"])
 
 
+@pytest.mark.needs("numba")
 def test_one_compilation_for_all_sizes() -> None:
     """Other T, B, I, H, lengths, directions, another layer of the same cell, the same equations again: nothing new."""
     run_everything(make_layer(my_clockwork, 3, 4, backend="numba", dtype="float64"), 3, 2)
@@ -128,6 +129,7 @@ def test_one_compilation_for_all_sizes() -> None:
     assert compilations() == before
 
 
+@pytest.mark.needs("numba")
 def test_another_cell_is_compiled_anew() -> None:
     """The count above can count: forward and backward once each."""
     run_everything(make_layer("ligru", 3, 4, backend="numba", dtype="float64"), 3, 2)

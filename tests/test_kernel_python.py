@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from cases import DTYPES
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +18,7 @@ import fastrnn
 from fastrnn.backends import load
 from fastrnn.backends.contract import Rows
 
+pytestmark = pytest.mark.needs("numba")
 DISABLED = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 examples = settings(max_examples=60, deadline=None, database=None)
 
@@ -181,7 +182,7 @@ def check_history_offsets(case: tuple[int, list[int]], function: Any) -> None:
 def test_offsets(case: tuple[int, list[int]], reverse: bool) -> None:
     """These call others: as they are here, compiled in one process, as Python in the one below."""
     if DISABLED:
-        step_offsets, history_offsets = (partial(python(n), None) for n in ("step_offsets", "history_offsets"))
+        step_offsets, history_offsets = (python(n) for n in ("step_offsets", "history_offsets"))
     else:
         native = load("numba").native  # type: ignore[attr-defined]
         step_offsets, history_offsets = native.step_offsets, native.history_offsets

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from cases import assert_close, assert_same_bits
 from conformance import backend_of
+from sharing import share_everything
 
 import fastrnn
 import fastrnn.stack
@@ -136,10 +137,15 @@ def calls() -> dict[str, Callable[[fastrnn.Recurrent], Callable[[], Any]]]:
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", calls())
-def test_memory_stays_flat(backend: str, name: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_stays_flat(backend: str, name: str, threads: int) -> None:
     """Ten thousand calls, or a thousand slow ones: what they took at first is all that they take."""
-    monkeypatch.setattr("fastrnn.layer.WORTH_A_THREAD", 1)
     fastrnn.set_num_threads(threads)
+    with share_everything():
+        check_flat(backend, name, threads)
+
+
+def check_flat(backend: str, name: str, threads: int) -> None:
+    """The loop of the test above."""
     call = calls()[name](fastrnn.LSTM(5, 12, num_layers=2, backend=backend))
     slow = backend == "numpy" or "checkpoints" in name or (threads == 2 and name == "training")
     count = 1_000 if slow else 10_000

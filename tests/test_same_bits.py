@@ -37,6 +37,7 @@ few_examples = settings(max_examples=8, deadline=None, database=None)
 seeds = st.integers(0, 2**32 - 1)
 
 
+@pytest.mark.needs("numba")
 def test_there_is_one() -> None:
     """The compiled backend keeps the promise; without it the tests below would test nothing."""
     assert "numba" in BIT_TRUE
@@ -265,11 +266,13 @@ def test_parts(backend: str, cell: str, dtype: str, parts: list[tuple[int, int]]
     assert_rows(run_scan(backend_of(backend), scan, dtype, parts, gradients=True), whole, "in parts")
 
 
+@pytest.mark.needs("numba")
 @pytest.mark.parametrize("rows", [1, 2, 5, 40])
 @pytest.mark.parametrize("case", ["lengths-reverse", "many-steps"])
 @pytest.mark.parametrize("cell", ["lstm", "gru_reset_before", "lstm_projected"])
 def test_pieces(cell: str, case: str, rows: int) -> None:
     """Long scans are computed in pieces, so that an interrupt is answered soon: the bits are those of one go."""
+
     scan = draw_scan(cell, CASES[case])
     whole = run_scan(backend_of("numba"), scan, "float64", gradients=True)
     weights = sum(value.size for value in scan.parameters.values() if value.ndim == 2)

@@ -8,8 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import threading
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 from fastrnn.backends.contract import Backend
 
@@ -20,8 +19,7 @@ _loaded: dict[str, Backend] = {}
 _lock = threading.Lock()
 
 
-@dataclass(frozen=True)
-class Availability:
+class Availability(NamedTuple):
     """Whether a backend can be used here.
 
     Attributes
@@ -91,6 +89,13 @@ def load(name: str) -> Backend:
             if name not in _loaded:
                 _loaded[name] = cast(Backend, importlib.import_module(_MODULES[name]).backend())
             found = _loaded[name]
+    return found
+
+
+def details(name: str) -> dict[str, str]:
+    """What a backend that is available tells of itself: versions, instruction set."""
+    module = importlib.import_module(_MODULES[name])
+    found: dict[str, str] = module.details() if hasattr(module, "details") else {}
     return found
 
 

@@ -35,7 +35,6 @@ state, dx and dstate depend neither on the other rows nor on how the rows are ha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, Protocol
@@ -45,13 +44,13 @@ import numpy.typing as npt
 
 from fastrnn.equations import Sizes
 from fastrnn.plan import Plan
+from fastrnn.record import Record
 
 Array = npt.NDArray[Any]
 States = tuple[Array, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class Rows:
+class Rows(Record):
     """The rows of one call, longest first, so that those still active at step s are the first ``active[s]``.
 
     ``order[r]`` is the place in the batch of sorted row r and ``lengths[r]`` its length; ``base[s]`` counts the valid

@@ -8,7 +8,6 @@ large product each. The bits of a row depend on the other rows, since BLAS sums 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -20,6 +19,7 @@ from fastrnn.backends.evaluate import PROJECTION, Backward, Forward, Values
 from fastrnn.backends.steps import Piece, Steps
 from fastrnn.equations import Sizes
 from fastrnn.plan import Plan
+from fastrnn.record import Record
 from fastrnn.threads import checkpoint
 from fastrnn.threads import run as threads_run
 
@@ -27,8 +27,7 @@ WORTH_A_THREAD = 1 << 21  # multiply-adds that a thread should have to do, for w
 CHUNK = 1 << 20  # values of input products held at once: enough for BLAS, little beside the output
 
 
-@dataclass(frozen=True, eq=False)
-class NumpyPack:
+class NumpyPack(Record):
     """One layer and direction: the schedules of its cell, and the weights as they are multiplied.
 
     ``weight_ih`` and ``bias`` have their gates in the order of ``forward.input_order``; ``backward_ih`` in the cell's.
@@ -58,8 +57,7 @@ class NumpyPack:
         return tuple(self.sizes.width(width) for width in self.plan.cell.state_widths)
 
 
-@dataclass(frozen=True, eq=False)
-class NumpyTape:
+class NumpyTape(Record):
     """What a recording forward keeps, a row of each array for each valid step (its compact number)."""
 
     pack: NumpyPack

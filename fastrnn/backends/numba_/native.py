@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,6 @@ from fastrnn.plan import Plan
 
 SCAN_ARGUMENTS = (types.int64,) * 5  # frame, low, high, start, stop
 WORDS, WORDS_2D, WORDS_3D = (types.Array(types.int64, ndim, "C") for ndim in (1, 2, 3))
-HOST = Shared("host")
-
-
-def _called(function: Any, *arguments: Any) -> Any:
-    """A function of `host`, ready to be called."""
-    return partial(compiled_for(function, (type_of(HOST), *arguments)), HOST)
 
 
 class NumbaNative:
@@ -32,7 +26,7 @@ class NumbaNative:
 
     def __init__(self) -> None:
         whole = types.int64
-        self.run = _called(host.run, WORDS, *[whole] * 4)
+        self.run = compiled_for(host.run, (WORDS, *[whole] * 4))
 
     def program(self, plan: Plan, dtype: np.dtype[Any]) -> Program:
         """See `Native`."""
@@ -56,7 +50,7 @@ class NumbaNative:
         if found is None:
             raise AttributeError(name)
         function, arguments = found
-        called = _called(function, *arguments)
+        called = compiled_for(function, arguments)
         setattr(self, name, called)
         return called
 
@@ -71,8 +65,8 @@ class _Typed:
     def __init__(self, dtype: np.dtype[Any]) -> None:
         whole, kind = types.int64, from_dtype(dtype)
         one, two, three = types.Array(kind, 1, "C"), types.Array(kind, 2, "C"), types.Array(kind, 3, "A")
-        self.point_2d = _called(host.point, WORDS, whole, two, whole, two)
-        self.point_3d = _called(host.point, WORDS, whole, three, whole, three)
+        self.point_2d = compiled_for(host.point, (WORDS, whole, two, whole, two))
+        self.point_3d = compiled_for(host.point, (WORDS, whole, three, whole, three))
         self._scans: dict[int, Any] = {}
         self._states = two
         self._scan = (WORDS, WORDS, three, three)
@@ -83,18 +77,18 @@ class _Typed:
         called = self._scans.get(len(final))
         if called is None:
             states = types.UniTuple(self._states, len(final))
-            called = self._scans[len(final)] = _called(host.run_on, *self._scan, states, states, types.boolean)
+            called = self._scans[len(final)] = compiled_for(host.run_on, (*self._scan, states, states, types.boolean))
         called(frame, table, x, y, state, final, zeros)
 
     @cached_property
     def step_1d(self) -> Any:
         """See `Typed`."""
-        return _called(host.step, *self._steps[1])
+        return compiled_for(host.step, self._steps[1])
 
     @cached_property
     def step_2d(self) -> Any:
         """See `Typed`."""
-        return _called(host.step, *self._steps[2])
+        return compiled_for(host.step, self._steps[2])
 
 
 _typed = lru_cache(maxsize=2)(lambda dtype: _Typed(np.dtype(dtype)))
