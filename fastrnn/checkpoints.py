@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.backends.contract import Array, Rows, States
-from fastrnn.layer import Layer, each, repeated
+from fastrnn.backends.contract import Array, Rows, States, each
+from fastrnn.layer import Layer, repeated
 from fastrnn.parameters import Packs
 from fastrnn.threads import get_num_threads
 

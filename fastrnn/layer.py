@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 from fastrnn.backends import load
-from fastrnn.backends.contract import Array, Backend, Rows, States, Task
+from fastrnn.backends.contract import Array, Backend, Rows, States, Task, each
 from fastrnn.equations import Sizes
 from fastrnn.parameters import Packs
 from fastrnn.plan import Plan
@@ -50,7 +50,7 @@ class Layer:
         """Run all directions over x (T, B, I), each to its part of y (T, B, D*O)."""
         backend, threads = self.backend, get_num_threads()
         if self.directions == 1:
-            backend.scan(packs[base], rows, x, y, each(state, base), each(final, base), False, threads)
+            backend.scan(packs[base], rows, x, y, state, final, base, False, threads)
             return
         parts = []
         for direction in range(self.directions):
@@ -85,14 +85,14 @@ class Layer:
         for direction in range(self.directions):
             pack = packs[base + direction]
             out = repeated(y[:, direction * self.output_size : (direction + 1) * self.output_size], rows.steps)
-            begin, end = each(state, base + direction), each(final, base + direction)
-            if direction == 1 and rows.total:
+            at, reverse = base + direction, direction == 1
+            if reverse and rows.total:
                 first, rest, x_last = _split(rows, x)
-                backend.scan(pack, first, x_last, out[:1], begin, end, True, threads)
+                backend.scan(pack, first, x_last, out[:1], state, final, at, True, threads)
                 unused = repeated(np.empty((rows.batch, self.output_size), self.dtype), rows.steps)
-                backend.scan(pack, rest, x, unused, end, end, True, threads)
+                backend.scan(pack, rest, x, unused, final, final, at, True, threads)
             else:
-                backend.scan(pack, rows, x, out, begin, end, direction == 1, threads)
+                backend.scan(pack, rows, x, out, state, final, at, reverse, threads)
 
     def backward(
         self,
@@ -133,19 +133,6 @@ class Layer:
         if self.directions == 1:
             return y
         return y[:, :, direction * self.output_size : (direction + 1) * self.output_size]
-
-
-@overload
-def each(states: States, at: int) -> States: ...
-
-
-@overload
-def each(states: None, at: int) -> None: ...
-
-
-def each(states: States | None, at: int) -> States | None:
-    """Of each state the part of one layer and direction, (B, S)."""
-    return None if states is None else tuple([state[at] for state in states])
 
 
 def repeated(y: Array, steps: int) -> Array:

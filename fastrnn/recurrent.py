@@ -16,7 +16,7 @@ from fastrnn.equations import Cell, Sizes, trace
 from fastrnn.initial import initial_values
 from fastrnn.layer import Layer
 from fastrnn.layout import Layout, StateLayout, last_steps, rows_of
-from fastrnn.parameters import Packs, Parameters, ParameterStore
+from fastrnn.parameters import Parameters, ParameterStore
 from fastrnn.plan import plan
 from fastrnn.stack import Stack
 from fastrnn.stream import Stream
@@ -141,7 +141,8 @@ class Recurrent:
         values = initial_values(
             self._stack.shapes, self.hidden_size, self.seed, self.recurrent_init, forget, self.forget_bias or 0.0
         )
-        self._store = ParameterStore(values, self.dtype)
+        self._store = ParameterStore(values, self.dtype, self._stack.packs)
+        self._packs = self._store.packs
         self._layout = Layout(self.input_size, self.batch_first, self.dtype)
         count = self.num_layers * directions
         self._states = StateLayout(self.cell.states, layers[0].state_sizes, count, self.dtype)
@@ -406,6 +407,3 @@ class Recurrent:
             for direction in range(layer.directions)
         ]
         return summary(repr(self), layers)
-
-    def _packs(self) -> Packs:
-        return self._store.packs(self._stack.packs)

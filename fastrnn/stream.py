@@ -49,6 +49,7 @@ class Stream:
         self.layer = layer
         self.batch_size = batch_size = checks.size("batch_size", batch_size, most=1 << 31)
         self._packs: Any = None
+        self._current = layer._packs
         self._rows = rows_of(1, batch_size, None)
         self._lock = threading.Lock()
         renew_after_fork(self)
@@ -94,10 +95,10 @@ class Stream:
             self._check_out(out, shape)
             y = np.empty(shape, self._dtype)
         with self._lock:
-            packs = self.layer._packs()
+            packs = self._current()
             if packs is not self._packs:
                 self._bind(packs)
-            self._steps[self._turn](x, y, get_num_threads())
+            self._steps[self._turn].run(x, y, get_num_threads())
             self._turn ^= 1
             if y is not out:
                 out[...] = y

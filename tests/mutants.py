@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn import sigmoid, tanh
-from fastrnn.backends.contract import Backend, Rows
+from fastrnn.backends.contract import Backend, Rows, each
 
 # --- wrong cells ------------------------------------------------------------------------------------------------------
 
@@ -74,8 +74,8 @@ class Mutant:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
 
-    def scan(self, pack, rows, x, y, state, final, reverse, threads):  # type: ignore[no-untyped-def]
-        self.run([self.forward(pack, rows, x, y, state, final, reverse)], rows, threads)
+    def scan(self, pack, rows, x, y, state, final, at, reverse, threads):  # type: ignore[no-untyped-def]
+        self.run([self.forward(pack, rows, x, y, each(state, at), each(final, at), reverse)], rows, threads)
 
 
 class StatesSwapped(Mutant):

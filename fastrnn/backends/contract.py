@@ -37,7 +37,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -140,8 +140,21 @@ class Sums(Protocol):
 class StepOf(Protocol):
     """One time step of all layers, bound to the states that it reads and writes."""
 
-    def __call__(self, x: Array, y: Array, threads: int) -> None:
+    def run(self, x: Array, y: Array, threads: int) -> None:
         """From x, (B, I) or (I,), to y, (B, O) or (O,), both C-contiguous; they may overlap."""
+
+
+@overload
+def each(states: States, at: int) -> States: ...
+
+
+@overload
+def each(states: None, at: int) -> None: ...
+
+
+def each(states: States | None, at: int) -> States | None:
+    """Of each state the part of one layer and direction, (B, S)."""
+    return None if states is None else tuple([state[at] for state in states])
 
 
 def cuts(rows: Rows, pieces: int, most: int | None = None) -> list[tuple[int, int]]:
@@ -181,10 +194,10 @@ class Backend(Protocol):
         """Make ready a forward scan over these buffers. It may be run again and again, as a stream does."""
 
     def scan(
-        self, pack: Any, rows: Rows, x: Array, y: Array, state: States | None, final: States, reverse: bool,
+        self, pack: Any, rows: Rows, x: Array, y: Array, state: States | None, final: States, at: int, reverse: bool,
         threads: int,
     ) -> None:  # fmt: skip
-        """`forward` and `run` in one."""
+        """`forward` and `run` in one; of ``state`` and ``final``, (L*D, B, S_k) each, the parts ``at`` are meant."""
 
     def backward(self, tape: Any, dy: Array, dfinal: States, dx: Array, dstate: States) -> tuple[Any, Part]:
         """Make ready a backward scan: (work, run). ``work`` holds the gates' gradients that `gradients` reads."""

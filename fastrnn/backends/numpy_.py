@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.backends.contract import Array, Part, Rows, States, StepOf, Task, cuts
+from fastrnn.backends.contract import Array, Part, Rows, States, StepOf, Task, cuts, each
 from fastrnn.backends.evaluate import PROJECTION, Backward, Forward, Values
 from fastrnn.backends.steps import Piece, Steps
 from fastrnn.equations import Sizes
@@ -152,11 +152,11 @@ class NumpyBackend:
         return _Scan(run, rows.total * pack.weight_count)
 
     def scan(
-        self, pack: NumpyPack, rows: Rows, x: Array, y: Array, state: States | None, final: States, reverse: bool,
-        threads: int,
+        self, pack: NumpyPack, rows: Rows, x: Array, y: Array, state: States | None, final: States, at: int,
+        reverse: bool, threads: int,
     ) -> None:  # fmt: skip
         """Make ready and run."""
-        self.run([self.forward(pack, rows, x, y, state, final, reverse)], rows, threads)
+        self.run([self.forward(pack, rows, x, y, each(state, at), each(final, at), reverse)], rows, threads)
 
     def backward(self, tape: NumpyTape, dy: Array, dfinal: States, dx: Array, dstate: States) -> tuple[Array, Part]:
         """A backward scan over these buffers; its work is (valid steps, gradient columns side by side)."""
@@ -250,7 +250,8 @@ class _Steps:
             begin, end = tuple(s[index] for s in state), tuple(s[index] for s in final)
             self.parts.append(backend.forward(pack, rows, x, y, begin, end, False))
 
-    def __call__(self, x: Array, y: Array, threads: int) -> None:
+    def run(self, x: Array, y: Array, threads: int) -> None:
+        """From x to y."""
         self.values[0][0] = x
         for part in self.parts:
             self.backend.run([part], self.rows, threads)

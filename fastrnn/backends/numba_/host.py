@@ -173,16 +173,16 @@ def as_team(boxes, frames, size, most, low, high, start, stop):  # type: ignore[
 
 
 @compiled
-def run_on(frame, table, x, y, state, final, zeros):  # type: ignore[no-untyped-def]
-    """Point a copy of a forward frame at its rows and arrays, and run it whole; ``zeros`` leaves ``state`` unread."""
+def run_on(frame, table, x, y, state, final, at, zeros):  # type: ignore[no-untyped-def]
+    """Point a copy of a forward frame at its rows and arrays, of the states at their parts ``at``, and run it whole."""
     for i in range(len(table)):
         frame[f.ORDER + i] = table[i]
     point_at(frame, f.X, x)
     point_at(frame, f.Y, y)
     for k in range(len(final)):
         fields = f.FIRST_STATE + f.STATE_FIELDS * k
-        frame[fields + f.STATE_INITIAL] = 0 if zeros else state[k].ctypes.data
-        frame[fields + f.STATE_FINAL] = final[k].ctypes.data
+        frame[fields + f.STATE_INITIAL] = 0 if zeros else state[k].ctypes.data + at * state[k].strides[0]
+        frame[fields + f.STATE_FINAL] = final[k].ctypes.data + at * final[k].strides[0]
     call(frame.ctypes.data, 0, frame[f.BATCH], 0, frame[f.LONGEST])
     keep(frame)
     keep(x)

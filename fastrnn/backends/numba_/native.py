@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numba import from_dtype, types
 
-from fastrnn.backends.contract import Array
 from fastrnn.backends.numba_ import host, scan
 from fastrnn.backends.numba_.compile import address_of, compiled_for
 from fastrnn.backends.numba_.target import target
@@ -68,17 +67,18 @@ class _Typed:
         self.point_2d = compiled_for(host.point, (WORDS, whole, two, whole, two))
         self.point_3d = compiled_for(host.point, (WORDS, whole, three, whole, three))
         self._scans: dict[int, Any] = {}
-        self._states = two
+        self._states = types.Array(kind, 3, "C")
         self._scan = (WORDS, WORDS, three, three)
         self._steps = {ndim: (WORDS, WORDS_3D, kind, kind) for ndim, kind in ((1, one), (2, two))}
 
-    def run_on(self, frame: Array, table: Array, x: Array, y: Array, state: Any, final: Any, zeros: bool) -> None:
+    def run_on(self, states: int) -> Any:
         """See `Typed`."""
-        called = self._scans.get(len(final))
-        if called is None:
-            states = types.UniTuple(self._states, len(final))
-            called = self._scans[len(final)] = compiled_for(host.run_on, (*self._scan, states, states, types.boolean))
-        called(frame, table, x, y, state, final, zeros)
+        found = self._scans.get(states)
+        if found is None:
+            several = types.UniTuple(self._states, states)
+            arguments = (*self._scan, several, several, types.int64, types.boolean)
+            found = self._scans[states] = compiled_for(host.run_on, arguments)
+        return found
 
     @cached_property
     def step_1d(self) -> Any:

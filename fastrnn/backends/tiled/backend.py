@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.backends.contract import Array, Part, Rows, States, Task
+from fastrnn.backends.contract import Array, Part, Rows, States, Task, each
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.crew import Crew
 from fastrnn.backends.tiled.frame import address
@@ -87,18 +87,20 @@ class TiledBackend:
         return Scan(pack, frame, rows, (x, y, state, final, tape))
 
     def scan(
-        self, pack: TiledPack, rows: Rows, x: Array, y: Array, state: States | None, final: States, reverse: bool,
-        threads: int,
+        self, pack: TiledPack, rows: Rows, x: Array, y: Array, state: States | None, final: States, at: int,
+        reverse: bool, threads: int,
     ) -> None:  # fmt: skip
         """See the contract."""
         steps = rows.batch * rows.longest
         if steps > pack.most_rows or (threads > 1 and self.crew.size(threads, rows.total * pack.weight_count) > 1):
-            self.crew.run([self.forward(pack, rows, x, y, state, final, reverse)], rows, threads)
+            scan = self.forward(pack, rows, x, y, each(state, at), each(final, at), reverse)
+            self.crew.run([scan], rows, threads)
             return
         frame = pack.frame.copy()
         if reverse:
             frame[f.REVERSE] = 1
-        pack.typed.run_on(frame, rows.table, x, y, final if state is None else state, final, state is None)
+        zeros = state is None
+        pack.run_on(frame, rows.table, x, y, final if zeros else state, final, at, zeros)
 
     def backward(self, tape: Tape, dy: Array, dfinal: States, dx: Array, dstate: States) -> tuple[Work, Part]:
         """See the contract."""

@@ -17,6 +17,15 @@ from fastrnn.plan import Plan
 KernelOf = tuple[int, int]  # a kernel's address and its first argument
 
 
+class RunOn(Protocol):
+    """Point a forward frame at `Rows.table`, x, y and the parts ``at`` of states (n, B, S_k) each, and run it."""
+
+    def __call__(
+        self, frame: Array, table: Array, x: Array, y: Array, state: Any, final: States, at: int, zeros: bool
+    ) -> None:
+        """With ``zeros`` the states are zero before, and ``state`` is not read."""
+
+
 class Typed(Protocol):
     """Functions of arrays of one element type: compiled, since they are called in every call of a layer."""
 
@@ -26,8 +35,8 @@ class Typed(Protocol):
     def point_3d(self, frame: Array, field: int, array: Array, other_field: int, other: Array) -> None:
         """The same for two arrays of three axes, and the strides of their first two axes into the next fields."""
 
-    def run_on(self, frame: Array, table: Array, x: Array, y: Array, state: States, final: States, zeros: bool) -> None:
-        """Point a forward frame at `Rows.table`, x, y and states, and run it; ``zeros`` leaves ``state`` unread."""
+    def run_on(self, states: int) -> RunOn:
+        """What runs the scan of a cell with so many states."""
 
     def step_1d(self, boxes: Array, frames: Array, x: Array, y: Array) -> int:
         """One time step of all layers; frames (layers, members, size), x and y (size,). How many took part."""

@@ -86,6 +86,7 @@ class TiledPack:
         self.most_rows = max(1, int(PIECE / max(self.weight_count, 1)))  # row steps between two checkpoints
         self.state_fields = [state_field(k, 0) for k in range(len(cell.states))]
         self._weights_frame = self._frame(hidden)
+        self.run_on = self.typed.run_on(len(cell.states))
 
     def _offsets(self, widths: tuple[str, ...], backward: int) -> list[int]:
         """Where each column begins in a row, and the row's width, in values."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,8 +31,11 @@ class Steps:
         frames = [self._frame(pack, index, between, state, final) for index, pack in enumerate(packs)]
         self.alone = np.stack(frames)[:, None]
         self._teams: dict[int, Array] = {}
+        self._alone = partial(self.typed.step_2d, NOBODY, self.alone)
+        self._alone_1d = partial(self.typed.step_1d, NOBODY, self.alone) if rows.batch == 1 else self._alone
 
-    def __call__(self, x: Array, y: Array, threads: int) -> None:
+    def run(self, x: Array, y: Array, threads: int) -> None:
+        """From x to y."""
         if threads > 1:
             members = self.crew.size(threads, self.work)
             if members > 1:
@@ -40,10 +44,7 @@ class Steps:
                 if step(boxes, self._team(members), x, y) < members:
                     self.crew.wake(members - 1, self.total)
                 return
-        if x.ndim == 2:
-            self.typed.step_2d(NOBODY, self.alone, x, y)
-        else:
-            self.typed.step_1d(NOBODY, self.alone, x, y)
+        (self._alone if x.ndim == 2 else self._alone_1d)(x, y)
 
     def _frame(self, pack: TiledPack, index: int, between: list[Array], state: States, final: States) -> Array:
         frame, point = pack.frame.copy(), pack.typed.point_2d
