@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from fastrnn.bench import memory
 from fastrnn.bench.compare import Change, overall
 from fastrnn.bench.contenders import contender
 from fastrnn.bench.machine import Limits
@@ -58,6 +59,18 @@ def show_results(console: Console, run: Run) -> None:
             f"[{style}]{geometric_mean(ratios):.2f} times as fast as the best peer in geometric mean over "
             f"{len(ratios)} cases, {min(ratios):.2f} at the worst; {lost} {'loss' if lost == 1 else 'losses'}.[/]"
         )
+
+
+def show_memory(console: Console, uses: Sequence[memory.Use], size: memory.Size) -> None:
+    """What a long batch takes."""
+    title = f"memory beyond weights, x and dy: LSTM T{size.T} B{size.B} H{size.H}, MB"
+    table = Table("", "", title=title, title_justify="left", padding=(0, 0, 0, 1))
+    for name in ("peak", "held for backward", "of it our tape", "seconds"):
+        table.add_column(name, justify="right")
+    for use in uses:
+        figures = [memory.megabytes(count) for count in (use.peak, use.held, use.tape)]
+        table.add_row(contender(use.contender).title, use.way, *figures, _digits(use.seconds))
+    console.print(table)
 
 
 def show_changes(console: Console, changes: Sequence[Change], warnings: Sequence[str]) -> None:
