@@ -369,4 +369,18 @@ def test_memory_of_a_long_batch(tmp_path: Path) -> None:
     assert checkpoints.peak < training.peak * 0.7
     run = Run({}, {}, {}, [], [dataclasses.asdict(plain)])
     run.save(tmp_path / "run.json")
-    assert Run.load(tmp_path / "run.json").memory == run.memory
+    assert Run.load(tmp_path / "run.json").memory[0]["peak"] == pytest.approx(plain.peak, rel=1e-4)
+
+
+def test_denormal_cases() -> None:
+    """Each has its usual twin; its x, dy, outputs and gradients of x are denormal, and not zero."""
+    twins = {dataclasses.replace(case, denormal=False) for case in cases.CASES if case.denormal}
+    assert twins
+    assert twins <= set(cases.CASES)
+    work = workload.make(dataclasses.replace(TINY, denormal=True, ragged=False))
+    for array in (work.x, work.dy, work.expected["y"], work.expected["dx"]):
+        assert np.abs(array).max() < np.finfo(np.float32).tiny
+        assert np.count_nonzero(array) > array.size / 2
+    old = TINY.to_json()
+    del old["denormal"]
+    assert Case.from_json(old) == TINY
