@@ -55,8 +55,8 @@ def filled(draw: st.DrawFn, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         )
     if kind.kind == "f":
         with np.errstate(all="ignore"):
-            return values.astype(kind)
-    return np.abs(np.nan_to_num(values, posinf=1, neginf=1)).clip(0, 100).astype(kind)
+            return np.asarray(values.astype(kind))
+    return np.asarray(np.abs(np.nan_to_num(values, posinf=1, neginf=1)).clip(0, 100)).astype(kind)
 
 
 def laid_out(draw: st.DrawFn, array: np.ndarray) -> Any:
@@ -82,7 +82,7 @@ def laid_out(draw: st.DrawFn, array: np.ndarray) -> Any:
         moved[...] = array
         return moved
     if way == "read-only":
-        array = array.copy()
+        array = np.array(array)
         array.flags.writeable = False
     if way == "zero" and array.size:
         return np.broadcast_to(array[:1] if array.ndim else array, array.shape)
