@@ -21,7 +21,7 @@ def inner(function: Callable[..., Any]) -> Any:
 def compiled(function: Callable[..., Any]) -> Any:
     """A kernel: compiled on first use and kept on disk, where there is a place for that."""
     dispatcher = njit(nogil=True, error_model="numpy")(function)
-    dispatcher._cache = KernelCache(function.__name__)
+    dispatcher._cache = KernelCache(f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}")
     return dispatcher
 
 
