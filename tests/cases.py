@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import oracle
 
-BACKENDS = ("numpy", "numba")  # those that must be here; one that is missing fails
+BACKENDS = ("numpy", "numba", "cython")  # those that must be here; one that is missing fails
 CELLS = tuple(oracle.CELLS)
 DTYPES = ("float32", "float64")
 

@@ -16,7 +16,8 @@ from fastrnn.plan import Place, Plan, Product, Stage
 
 FORWARD_PADS, BACKWARD_PADS = (f.FORWARD_H, f.FORWARD_P), (f.BACKWARD_H, f.BACKWARD_P)
 WIDTHS = {"H": f.HIDDEN_SIZE, "P": f.PROJ_SIZE}
-INPUT_STAGE, FORWARD_STEP, BACKWARD_STEP, FINISH_STEP, INPUT_GRADIENT_STAGE = range(5)  # the kinds of stages
+KINDS = 5  # of stages:
+INPUT_STAGE, FORWARD_STEP, BACKWARD_STEP, FINISH_STEP, INPUT_GRADIENT_STAGE = range(KINDS)
 
 
 def vectors_of(sums: int) -> int:
