@@ -78,13 +78,18 @@ class Build(build_ext):
         )  # fmt: skip
 
     def _compile(self, folder: Path, path: Path, options: list[str]) -> list[str]:
+        """Compile one file, unless it has been since it and the headers were written."""
         import numpy as np
 
+        objects, sources = str(folder / "objects"), [str(path)]
+        found = self.compiler.object_filenames(sources, output_dir=objects)
+        parts = [path, folder / "fields.h", Path(__file__), *SOURCES.glob("*.h")]
+        ages = [Path(name).stat().st_mtime for name in found if Path(name).exists()]
+        if not self.force and len(ages) == len(found) and min(ages) > max(part.stat().st_mtime for part in parts):
+            return found
         include = [str(folder), str(SOURCES), np.get_include(), *self.include_dirs]
-        return self.compiler.compile(
-            [str(path)], str(folder / "objects"), include_dirs=include, extra_postargs=options,
-            macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
-        )  # fmt: skip
+        macros = [("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")]
+        return self.compiler.compile(sources, objects, include_dirs=include, extra_postargs=options, macros=macros)
 
     def _translate(self, folder: Path, fingerprints: dict[str, str]) -> Path:
         """Cython's C of the scan."""

@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 import oracle
+import pytest
 
 BACKENDS = ("numpy", "numba", "cython")  # those that must be here; one that is missing fails
+ANY_CELL = ("numpy", "numba")  # those that take any cell, and not those of `fastrnn.cells` alone
 CELLS = tuple(oracle.CELLS)
 DTYPES = ("float32", "float64")
+any_cell = pytest.mark.parametrize("backend", ANY_CELL)
 
 
 @dataclass(frozen=True)

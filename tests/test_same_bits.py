@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 import fastrnn
 import fastrnn.layer
-from fastrnn.backends.numba_ import backend as numba_backend
-from fastrnn.backends.numba_ import pack as numba_pack
+from fastrnn.backends.tiled import outer_tasks
+from fastrnn.backends.tiled import pack as tiled_pack
 
 BIT_TRUE = [name for name in BACKENDS if backend_of(name).same_bits]
 KINDS: dict[str, dict[str, Any]] = {
@@ -38,8 +38,8 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def test_there_is_one() -> None:
-    """The compiled backend keeps the promise; without it the tests below would test nothing."""
-    assert "numba" in BIT_TRUE
+    """The compiled backends keep the promise; without them the tests below would test nothing."""
+    assert {"numba", "cython"} <= set(BIT_TRUE)
 
 
 @st.composite
@@ -269,16 +269,17 @@ def test_parts(backend: str, cell: str, dtype: str, parts: list[tuple[int, int]]
 @pytest.mark.parametrize("rows", [1, 2, 5, 40])
 @pytest.mark.parametrize("case", ["lengths-reverse", "many-steps"])
 @pytest.mark.parametrize("cell", ["lstm", "gru_reset_before", "lstm_projected"])
-def test_pieces(cell: str, case: str, rows: int) -> None:
+@every_backend
+def test_pieces(backend: str, cell: str, case: str, rows: int) -> None:
     """Long scans are computed in pieces, so that an interrupt is answered soon: the bits are those of one go."""
     scan = draw_scan(cell, CASES[case])
-    whole = run_scan(backend_of("numba"), scan, "float64", gradients=True)
+    whole = run_scan(backend_of(backend), scan, "float64", gradients=True)
     weights = sum(value.size for value in scan.parameters.values() if value.ndim == 2)
     with (
-        mock.patch.object(numba_pack, "PIECE", rows * weights),
-        mock.patch.object(numba_backend, "PIECE", rows * weights),
+        mock.patch.object(tiled_pack, "PIECE", rows * weights),
+        mock.patch.object(outer_tasks, "PIECE", rows * weights),
     ):
-        pieces = run_scan(backend_of("numba"), scan, "float64", gradients=True)
-        in_parts = run_scan(backend_of("numba"), scan, "float64", [(0, 3), (3, scan.case.B)], gradients=True)
+        pieces = run_scan(backend_of(backend), scan, "float64", gradients=True)
+        in_parts = run_scan(backend_of(backend), scan, "float64", [(0, 3), (3, scan.case.B)], gradients=True)
     assert_rows(pieces, whole, "in pieces")
     assert_rows(in_parts, whole, "in pieces of parts")
