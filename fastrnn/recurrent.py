@@ -61,7 +61,8 @@ class Recurrent:
     forget_bias : float or None
         The initial bias of gate ``f``, for cells that have one; None: uniform like all others.
     backend : {"numba", "cython", "numpy"} or None
-        What computes; None for the variable ``FASTRNN_BACKEND`` or else the first that is available.
+        What computes; None for the variable ``FASTRNN_BACKEND`` or else the first that is available. The extension of
+        "cython" has the cells of `fastrnn.cells` alone: by default, any other goes to the next backend, with a warning.
 
     Attributes
     ----------
@@ -75,7 +76,7 @@ class Recurrent:
     TypeError, ValueError
         For an argument of the wrong type or out of range, and (`fastrnn.equations.CellError`) for a cell that is none.
     RuntimeError
-        If the backend that was asked for is not available.
+        If the backend that was asked for is not available, or does not take the cell.
 
     Notes
     -----
@@ -123,7 +124,7 @@ class Recurrent:
         self.seed = checks.seed(seed)
         self.recurrent_init = checks.word("recurrent_init", recurrent_init, ("uniform", "orthogonal"))
         self.forget_bias = configuration.forget_bias(self.cell, self.bias, forget_bias)
-        self.backend = choose(backend)
+        self.backend = choose(backend, self.cell)
         self._make()
 
     def _make(self) -> None:

@@ -12,13 +12,18 @@ from typing import Any
 
 import numpy as np
 import oracle
+import pytest
 
 # What this environment does not have, as whoever runs the tests says: what needs it is left out, and all else has to be
 # there. Nothing is left out because it merely is not found.
 WITHOUT = tuple(os.environ.get("FASTRNN_TEST_WITHOUT", "").split())
-BACKENDS = tuple(name for name in ("numpy", "numba") if name not in WITHOUT)
+BACKENDS = tuple(name for name in ("numpy", "numba", "cython") if name not in WITHOUT)
+ANY_CELL = tuple(name for name in BACKENDS if name != "cython")  # the extension has the cells of `fastrnn.cells` alone
+    name for name in BACKENDS if name != "cython"
+)  # those that take any cell, not those of `fastrnn.cells` alone
 CELLS = tuple(oracle.CELLS)
 DTYPES = ("float32", "float64")
+any_cell = pytest.mark.parametrize("backend", ANY_CELL)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import DTYPES, SMALL_CASES, assert_close
+from cases import DTYPES, SMALL_CASES, any_cell, assert_close
 from conformance import (
     backend_of,
     check_layer_differences,
@@ -57,6 +57,7 @@ def test_layer(backend: str, name: str, dtype: str) -> None:
     check_stack(backend, name, dtype, cell=MINE[name])
 
 
+@any_cell
 def test_gradients_of_a_layer(backend: str) -> None:
     """A cell that no oracle knows."""
     layer = make_layer(my_clockwork, 3, 4, backend=backend, dtype="float64")
@@ -73,6 +74,7 @@ def test_cell_from_text(backend: str) -> None:
     assert_close(typed(x)[0], known(x)[0], "value", "float32", "y")
 
 
+@any_cell
 def test_lambda_and_closure(backend: str) -> None:
     """A lambda is a function, and what a cell closes over is part of its equations."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import DTYPES, assert_close, assert_same_bits
+from cases import DTYPES, any_cell, assert_close, assert_same_bits
 from conformance import draw_call, make_layer, states_of
 
 import fastrnn
@@ -82,6 +82,7 @@ def fading(x: Any, h: Any) -> Any:
     return h * sigmoid(x.f)
 
 
+@any_cell
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_state_fades_to_zero(backend: str, dtype: str) -> None:
     """A chain of halvings: the values are right down to the smallest normal number; a compiled kernel then has zero."""

@@ -102,7 +102,8 @@ def test_approximations_import_nothing() -> None:
 def test_backends_know_no_layer(module: str) -> None:
     """Backends import equations, plans, approximations, the contract, threads' checkpoint, and themselves."""
     names = ours(module)
-    known = under(names, "backends", "approximations", "threads", *EQUATIONS)
+    cells = ("cells",) if module == "backends.cython_.generate" else ()  # which prints those that ship
+    known = under(names, "backends", "approximations", "threads", *EQUATIONS, *cells)
     assert names == known
 
 
@@ -110,14 +111,16 @@ def test_backends_know_no_layer(module: str) -> None:
 def test_backends_do_not_know_one_another(module: str) -> None:
     """Nor does the contract know any; the registry names them, and imports them when asked."""
     family = module.split(".")[1]
-    own = {
-        "numba_": ("backends.numba_", "backends.tiled"),
-        "cython_": ("backends.cython_", "backends.tiled"),
-        "tiled": ("backends.tiled",),
-        "numpy_": ("backends.evaluate", "backends.steps"),
-    }.get(family, ())
+    compiled = {name: (f"backends.{name}", "backends.tiled") for name in ("numba_", "cython_", "tiled")}
+    own = {**compiled, "numpy_": ("backends.evaluate", "backends.steps")}.get(family, ())
     helpers = {"evaluate": ("backends.steps",), "steps": (), "contract": (), "__init__": ()}.get(family, ())
     assert not under(ours(module), "backends") - under(ours(module), "backends.contract", *own, *helpers) - {"backends"}
+
+
+@pytest.mark.parametrize("module", [m for m in FILES if m.startswith(("backends.tiled.", "backends.cython_."))])
+def test_only_numba_s_own_files_import_numba(module: str) -> None:
+    """What compiled backends share, and the extension, work without."""
+    assert not {name.partition(".")[0] for name in imported(module)} & {"numba", "llvmlite"}
 
 
 @pytest.mark.parametrize("module", LAYERS)

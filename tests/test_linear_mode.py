@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from cases import DTYPES
+from cases import DTYPES, any_cell
 from conformance import make_layer
 
 import fastrnn
@@ -77,6 +77,7 @@ def joined(state: Any) -> np.ndarray:
     return np.concatenate(state if isinstance(state, tuple) else [state], axis=2)[0]
 
 
+@any_cell
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cell", [leaky, crossed], ids=lambda c: c.__name__)
 def test_chain(backend: str, cell: Any, dtype: str) -> None:
@@ -96,6 +97,7 @@ def test_chain(backend: str, cell: Any, dtype: str) -> None:
     assert np.abs(joined(final) - state).max() <= T * eps * magnitude
 
 
+@any_cell
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cell", [leaky, crossed], ids=lambda c: c.__name__)
 def test_gradient_chain(backend: str, cell: Any, dtype: str) -> None:

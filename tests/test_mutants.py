@@ -12,7 +12,7 @@ from typing import Any
 import mutants
 import numpy as np
 import pytest
-from cases import CASES, SMALL_CASES, assert_close, assert_same_bits
+from cases import CASES, SMALL_CASES, any_cell, assert_close, assert_same_bits
 from conformance import (
     backend_of,
     check_changed_parameters,
@@ -158,6 +158,7 @@ def test_history_off_by_one_compiled(monkeypatch: Patch) -> None:
     assert_bites(check, lambda: monkeypatch.setattr(native, "history_offsets", wrong))
 
 
+@any_cell
 @pytest.mark.parametrize("path", ["state 0", "state 1", "recurrent"])
 def test_forgotten_path(backend: str, path: str, monkeypatch: Patch) -> None:
     """A gradient in which what reaches a previous state is forgotten: through the cell state, the update gate, or R."""

@@ -39,8 +39,8 @@ seeds = st.integers(0, 2**32 - 1)
 
 @pytest.mark.needs("numba")
 def test_there_is_one() -> None:
-    """The compiled backend keeps the promise; without it the tests below would test nothing."""
-    assert "numba" in BIT_TRUE
+    """The compiled backends keep the promise; without them the tests below would test nothing."""
+    assert {"numba", "cython"} <= set(BIT_TRUE)
 
 
 @st.composite
@@ -270,17 +270,18 @@ def test_parts(backend: str, cell: str, dtype: str, parts: list[tuple[int, int]]
 @pytest.mark.parametrize("rows", [1, 2, 5, 40])
 @pytest.mark.parametrize("case", ["lengths-reverse", "many-steps"])
 @pytest.mark.parametrize("cell", ["lstm", "gru_reset_before", "lstm_projected"])
-def test_pieces(cell: str, case: str, rows: int) -> None:
+@every_backend
+def test_pieces(backend: str, cell: str, case: str, rows: int) -> None:
     """Long scans are computed in pieces, so that an interrupt is answered soon: the bits are those of one go."""
 
     scan = draw_scan(cell, CASES[case])
-    whole = run_scan(backend_of("numba"), scan, "float64", gradients=True)
+    whole = run_scan(backend_of(backend), scan, "float64", gradients=True)
     weights = sum(value.size for value in scan.parameters.values() if value.ndim == 2)
     with (
         mock.patch.object(tiled_pack, "PIECE", rows * weights),
         mock.patch.object(tiled_sums, "PIECE", rows * weights),
     ):
-        pieces = run_scan(backend_of("numba"), scan, "float64", gradients=True)
-        in_parts = run_scan(backend_of("numba"), scan, "float64", [(0, 3), (3, scan.case.B)], gradients=True)
+        pieces = run_scan(backend_of(backend), scan, "float64", gradients=True)
+        in_parts = run_scan(backend_of(backend), scan, "float64", [(0, 3), (3, scan.case.B)], gradients=True)
     assert_rows(pieces, whole, "in pieces")
     assert_rows(in_parts, whole, "in pieces of parts")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cases import any_cell
 from sharing import share_everything
 
 import fastrnn
@@ -196,6 +197,7 @@ def test_a_step_that_breaks_off_between_layers(x: np.ndarray) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+@any_cell
 def test_two_threads_on_one_stream_take_turns(backend: str) -> None:
     """A state that counts steps: none is lost."""
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 import importlib
 import os
 import threading
+import warnings
 from typing import NamedTuple, cast
 
 from fastrnn.backends.contract import Backend
+from fastrnn.equations import Cell
 
 VARIABLE = "FASTRNN_BACKEND"
-# In the order of preference. Each module has `backend`, which makes it, and `unavailable`, which says why it cannot.
+# In the order of preference. Each module has `backend`, which makes it, and `unavailable`, which says why it cannot; one
+# that does not take any cell has `lacks`, which says why it does not take a cell.
 _MODULES = {name: f"fastrnn.backends.{name}_" for name in ("numba", "cython", "numpy")}
 _loaded: dict[str, Backend] = {}
 _lock = threading.Lock()
@@ -58,27 +61,52 @@ def backends() -> dict[str, Availability]:
     return {name: _availability(name) for name in _MODULES}
 
 
-def choose(name: str | None = None) -> str:
-    """The name of the backend to use: ``name``, else the environment's, else the first one that is available.
+def choose(name: str | None = None, cell: Cell | None = None) -> str:
+    """The name of the backend to use for a cell: ``name``, else the environment's, else the first one that is available.
+
+    Without ``name``, a cell that the backend does not take goes to the next one that does, with a warning.
 
     Raises
     ------
     TypeError, ValueError
         For a name that is none; the message says whether the argument or the variable has it.
     RuntimeError
-        If the backend that was asked for is not available.
+        If the backend that was asked for is not available, or if ``name`` does not take the cell.
     """
     if name is not None and not isinstance(name, str):
         raise TypeError(f"backend: expected one of {_choices()} or None, got {type(name).__name__}")
     asked, source = (name, "backend") if name is not None else (os.environ.get(VARIABLE) or None, VARIABLE)
     if asked is None:
-        return next(name for name in _MODULES if _availability(name))
+        return _first([name for name in _MODULES if _availability(name)], cell)
     if asked not in _MODULES:
         raise ValueError(f"{source}: expected one of {_choices()}, got {asked!r}")
     found = _availability(asked)
     if not found:
         raise RuntimeError(f"{source}: the backend {asked!r} is {found}")
+    if name is None:
+        return _first([asked, *(other for other in _MODULES if other != asked and _availability(other))], cell)
+    reason = _lacks(asked, cell)
+    if reason is not None:
+        raise RuntimeError(f"{source}: the backend {asked!r} does not take this cell: {reason}")
     return asked
+
+
+def _first(names: list[str], cell: Cell | None) -> str:
+    """The first that takes a cell; says so if it is not the first of all."""
+    reasons = [_lacks(name, cell) for name in names]
+    found = names[reasons.index(None)]
+    if found != names[0] and cell is not None and cell.digest not in _said:
+        _said.add(cell.digest)
+        warnings.warn(f"cell {cell.name!r} runs on {found!r}: {reasons[0]}", RuntimeWarning, stacklevel=4)
+    return found
+
+
+_said: set[str] = set()  # the cells of which a warning has told
+
+
+def _lacks(name: str, cell: Cell | None) -> str | None:
+    lacks = getattr(importlib.import_module(_MODULES[name]), "lacks", None)
+    return None if lacks is None or cell is None else cast("str | None", lacks(cell))
 
 
 def load(name: str) -> Backend:

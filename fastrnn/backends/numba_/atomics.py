@@ -13,9 +13,9 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from fastrnn.backends.numba_.vector import I32, I64
 from fastrnn.backends.tiled import frame as f
 
+I64, I32, I1 = (ir.IntType(bits) for bits in (64, 32, 1))
 SPINS = 1024  # looks between two offers to let another thread run: some 20 us
 WORD = 8  # bytes
 

@@ -9,33 +9,22 @@ from numba import carray
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from fastrnn.backends.numba_.atomics import emit_meeting
+from fastrnn.backends.numba_.atomics import I64
 from fastrnn.backends.numba_.compile import inner
-from fastrnn.backends.numba_.vector import I1, I64, Emitter
+from fastrnn.backends.numba_.vector import Emitter
 from fastrnn.backends.tiled.outer import Operands, emit_outer
-from fastrnn.backends.tiled.program import BACKWARD_STEP, Program
-from fastrnn.backends.tiled.tile import emit_stage
+from fastrnn.backends.tiled.program import Program
 
 
 @intrinsic(prefer_literal=True)
 def run_stages(_context: Any, program: Any, kind: Any, frame: Any, linked: Any, rows: Any) -> Any:
-    """Run a program's stages of one kind, a literal, for the first ``rows`` rows.
-
-    Going backward, the first ``linked`` of them have a step after this one, whose products reach this step.
-    """
+    """Run a program's stages of one kind, a literal; see `tiled.program.Program.emit`."""
     which = kind.literal_value
 
     def codegen(_target: Any, builder: Any, _signature: Any, args: Any) -> Any:
         found: Program = program.program
         _, _, frame, linked, rows = args
-        emit, zero = Emitter(builder, found.dtype), I64(0)
-        for stage in found.stages(which):
-            if which == BACKWARD_STEP and found.links(stage):
-                emit_stage(emit, stage, frame, zero, linked, I1(1))
-                emit_stage(emit, stage, frame, linked, rows, I1(0))
-            else:
-                emit_stage(emit, stage, frame, zero, rows, I1(1))
-            emit_meeting(builder, frame)
+        found.emit(Emitter(builder, found.dtype), which, frame, linked, rows)
         return cgutils.get_null_value(_target.get_value_type(types.none))
 
     return types.none(program, kind, types.int64, types.int64, types.int64), codegen

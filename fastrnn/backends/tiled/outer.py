@@ -8,13 +8,12 @@ which also keeps the rounding error of a long sum small. The order of all additi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from llvmlite import ir
-
-from fastrnn.backends.numba_.target import target
-from fastrnn.backends.numba_.vector import I1, I64, Emitter
+from fastrnn.backends.tiled.emitter import FLAG, WHOLE, Emitter
+from fastrnn.backends.tiled.target import Target
 
 WIDTHS = (4, 2, 1)  # vectors of b beside each other: the widest as often as it fits, then the next
 BLOCK = 128  # rows; so many of four vectors fill two thirds of a first cache
@@ -40,7 +39,7 @@ class Operands:
     copied: Any
     first: Any
 
-    FIELDS = 11
+    KINDS = (*[WHOLE] * 10, FLAG)
 
     def values(self) -> list[Any]:
         return [self.a, self.a_stride, self.b, self.b_offsets, self.into, self.into_stride, self.rows, self.height,
@@ -49,81 +48,80 @@ class Operands:
 
 def emit_outer(emit: Emitter, operands: Operands) -> None:
     """All tiles of one block of rows; the last vector of a row may be partial."""
-    b = emit.builder
     start = emit.whole(0)
-    end = emit.times(b.sdiv(emit.sum(operands.width, emit.whole(emit.lanes - 1)), emit.whole(emit.lanes)), emit.lanes)
+    vectors_in_row = emit.quotient(emit.sum(operands.width, emit.whole(emit.lanes - 1)), emit.whole(emit.lanes))
+    end = emit.times(vectors_in_row, emit.lanes)
     for vectors in WIDTHS:
         copy = _copy(emit, vectors)
-        tiles = {height: _tile(emit, vectors, height) for height in _heights(vectors)}
+        tiles = {height: _tile(emit, vectors, height) for height in _heights(emit.target, vectors)}
         with emit.loop(start, end, vectors * emit.lanes, []) as (column, _, past):
-            b.call(copy, [*operands.values(), emit.whole(0), column])
+            copy(*operands.values(), emit.whole(0), column)
             row = emit.whole(0)
             for height, tile in tiles.items():
                 with emit.loop(row, operands.height, height, []) as (first, _, after):
-                    b.call(tile, [*operands.values(), first, column])
+                    tile(*operands.values(), first, column)
                 row = after[-1]
         start = past[-1]
 
 
-def _heights(vectors: int) -> tuple[int, ...]:
+def _heights(target: Target, vectors: int) -> tuple[int, ...]:
     """Rows of ``into`` at once: as many as leave registers for the vectors of ``b``, then fewer, down to one."""
-    if target().registers == 32:
+    if target.registers == 32:
         tallest = min(24 // vectors, 12)
         return (tallest, *(h for h in (6, 4, 2, 1) if h < tallest))
-    return target().heights(vectors)
+    return target.heights(vectors)
 
 
-def _function(caller: Emitter, name: str) -> tuple[Any, Emitter, Operands, Any, Any]:
-    """A function of its own over the operands, a row and a column: (function, emitter, operands, row, column)."""
-    module = caller.builder.module
-    kind = ir.FunctionType(ir.VoidType(), [I64] * (Operands.FIELDS - 1) + [I1, I64, I64])
-    function = ir.Function(module, kind, module.get_unique_name(name))
-    function.linkage = "internal"
-    function.attributes.add("noinline")
-    emit = Emitter(ir.IRBuilder(function.append_basic_block("entry")), caller.dtype)
-    row, column = function.args[Operands.FIELDS :]
-    return function, emit, Operands(*function.args[: Operands.FIELDS]), row, column
+def _function(caller: Emitter, name: str, body: Callable[[Emitter, Operands, Any, Any], None]) -> Callable[..., None]:
+    """A function of its own over the operands, a row and a column."""
+
+    def with_operands(emit: Emitter, arguments: list[Any]) -> None:
+        *operands, row, column = arguments
+        body(emit, Operands(*operands), row, column)
+
+    return caller.function(name, [*Operands.KINDS, WHOLE, WHOLE], with_operands)
 
 
-def _copy(caller: Emitter, vectors: int) -> Any:
+def _copy(caller: Emitter, vectors: int) -> Callable[..., None]:
     """Copy some vectors of all rows of b side by side; lanes past the width are zero."""
-    function, emit, operands, _, column = _function(caller, f"outer_copy_{vectors}")
-    first = emit.sum(operands.b, emit.times(column, emit.size))
-    with emit.loop(emit.whole(0), operands.rows, 1, []) as (k, _, _end):
-        source = emit.sum(first, emit.read_whole(emit.sum(operands.b_offsets, emit.times(k, 8))))
-        into = emit.sum(operands.copied, emit.times(k, vectors * emit.lanes * emit.size))
-        for v in range(vectors):
-            past = v * emit.lanes
-            left = emit.builder.sub(operands.width, emit.sum(column, emit.whole(past)))
-            value = emit.load_first(emit.sum(source, emit.whole(past * emit.size)), left)
-            emit.store(emit.sum(into, emit.whole(past * emit.size)), value)
-    emit.builder.ret_void()
-    return function
+
+    def body(emit: Emitter, operands: Operands, _row: Any, column: Any) -> None:
+        first = emit.sum(operands.b, emit.times(column, emit.size))
+        with emit.loop(emit.whole(0), operands.rows, 1, []) as (k, _, _end):
+            source = emit.sum(first, emit.read_whole(emit.sum(operands.b_offsets, emit.times(k, 8))))
+            into = emit.sum(operands.copied, emit.times(k, vectors * emit.lanes * emit.size))
+            for v in range(vectors):
+                past = v * emit.lanes
+                left = emit.difference(operands.width, emit.sum(column, emit.whole(past)))
+                value = emit.load_first(emit.sum(source, emit.whole(past * emit.size)), left)
+                emit.store(emit.sum(into, emit.whole(past * emit.size)), value)
+
+    return _function(caller, f"outer_copy_{vectors}", body)
 
 
-def _tile(caller: Emitter, vectors: int, height: int) -> Any:
+def _tile(caller: Emitter, vectors: int, height: int) -> Callable[..., None]:
     """One tile of ``into``."""
-    function, emit, operands, row, column = _function(caller, f"outer_{height}x{vectors}")
-    b = emit.builder
-    a = emit.sum(operands.a, emit.times(row, emit.size))
-    values = [emit.const(0.0)] * (vectors * height)
-    k: Any = emit.whole(0)
-    for unroll in (UNROLL, 1):
-        with emit.loop(k, operands.rows, unroll, values) as (index, inner, following):
-            for j in range(unroll):
-                here = emit.sum(index, emit.whole(j))
-                inner = _multiply(emit, operands, a, here, inner, vectors, height)
-            following += inner
-        values, k = following[:-1], following[-1]
-    for m in range(height):
-        line = emit.sum(operands.into, emit.times(emit.sum(row, emit.whole(m)), operands.into_stride))
-        for v in range(vectors):
-            place = emit.sum(column, emit.whole(v * emit.lanes))
-            address, left = emit.sum(line, emit.times(place, emit.size)), b.sub(operands.width, place)
-            before = b.select(operands.first, emit.const(0.0), emit.load_first(address, left))
-            emit.store_first(address, emit.add(before, values[m * vectors + v]), left)
-    b.ret_void()
-    return function
+
+    def body(emit: Emitter, operands: Operands, row: Any, column: Any) -> None:
+        a = emit.sum(operands.a, emit.times(row, emit.size))
+        values = [emit.const(0.0)] * (vectors * height)
+        k: Any = emit.whole(0)
+        for unroll in (UNROLL, 1):
+            with emit.loop(k, operands.rows, unroll, values) as (index, inner, following):
+                for j in range(unroll):
+                    here = emit.sum(index, emit.whole(j))
+                    inner = _multiply(emit, operands, a, here, inner, vectors, height)
+                following += inner
+            values, k = following[:-1], following[-1]
+        for m in range(height):
+            line = emit.sum(operands.into, emit.times(emit.sum(row, emit.whole(m)), operands.into_stride))
+            for v in range(vectors):
+                place = emit.sum(column, emit.whole(v * emit.lanes))
+                address, left = emit.sum(line, emit.times(place, emit.size)), emit.difference(operands.width, place)
+                before = emit.choose(operands.first, emit.const(0.0), emit.load_first(address, left))
+                emit.store_first(address, emit.add(before, values[m * vectors + v]), left)
+
+    return _function(caller, f"outer_{height}x{vectors}", body)
 
 
 def _multiply(emit: Emitter, operands: Operands, a: Any, k: Any, values: Any, vectors: int, height: int) -> list[Any]:
@@ -131,8 +129,9 @@ def _multiply(emit: Emitter, operands: Operands, a: Any, k: Any, values: Any, ve
     here = emit.sum(a, emit.times(k, operands.a_stride))
     there = emit.sum(operands.copied, emit.times(k, vectors * emit.lanes * emit.size))
     loaded = [emit.load(emit.sum(there, emit.whole(v * emit.lanes * emit.size))) for v in range(vectors)]
+    column = emit.values(here)
     products = []
     for m in range(height):
-        value = emit.broadcast(emit.sum(here, emit.whole(m * emit.size)))
+        value = emit.value(column, emit.whole(m))
         products += [emit.fma(value, v, values[m * vectors + i]) for i, v in enumerate(loaded)]
     return products

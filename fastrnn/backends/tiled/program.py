@@ -6,16 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.backends.numba_.vector import Emitter, evaluate
 from fastrnn.backends.tiled import frame as f
+from fastrnn.backends.tiled.arithmetic import evaluate
+from fastrnn.backends.tiled.emitter import Emitter
 from fastrnn.backends.tiled.frame import Layout, state_field
 from fastrnn.backends.tiled.target import Target
-from fastrnn.backends.tiled.tile import Rows, TileProduct, TileStage, View
+from fastrnn.backends.tiled.tile import Rows, TileProduct, TileStage, View, emit_stage
 from fastrnn.plan import Place, Plan, Product, Stage
 
 FORWARD_PADS, BACKWARD_PADS = (f.FORWARD_H, f.FORWARD_P), (f.BACKWARD_H, f.BACKWARD_P)
 WIDTHS = {"H": f.HIDDEN_SIZE, "P": f.PROJ_SIZE}
-INPUT_STAGE, FORWARD_STEP, BACKWARD_STEP, FINISH_STEP, INPUT_GRADIENT_STAGE = range(5)  # the kinds of stages
+KINDS = 5  # of stages:
+INPUT_STAGE, FORWARD_STEP, BACKWARD_STEP, FINISH_STEP, INPUT_GRADIENT_STAGE = range(KINDS)
 
 
 def vectors_of(sums: int) -> int:
@@ -45,6 +47,20 @@ class Program:
     def stages(self, kind: int) -> list[TileStage]:
         """The stages of one kind."""
         return [[self.input], self.forward, self.backward, self.finish, [self.input_gradient]][kind]
+
+    def emit(self, emit: Emitter, kind: int, frame: Any, linked: Any, rows: Any) -> None:
+        """The stages of one kind for the first ``rows`` rows.
+
+        Going backward, the first ``linked`` of them have a step after this one, whose products reach this step.
+        """
+        zero = emit.whole(0)
+        for stage in self.stages(kind):
+            if kind == BACKWARD_STEP and self.links(stage):
+                emit_stage(emit, stage, frame, zero, linked, emit.flag(True))
+                emit_stage(emit, stage, frame, linked, rows, emit.flag(False))
+            else:
+                emit_stage(emit, stage, frame, zero, rows, emit.flag(True))
+            emit.meet(frame)
 
     def block(self, stages: list[TileStage]) -> int:
         """The largest block of units, in values, of some stages: what their rows are padded to a multiple of."""
@@ -136,8 +152,7 @@ class _Epilogue:
             if place == ("state", 0):
                 emit.store_first(view.at(Rows(f.Y, table=f.Y_OFFSETS)), value, self._remaining(view))
         if recorded:
-            wanted = emit.builder.icmp_signed("!=", view.field(f.RECORD), emit.whole(0))
-            with emit.builder.if_then(wanted):
+            with emit.when(emit.differ(view.field(f.RECORD), emit.whole(0))):
                 for address, value in recorded:
                     emit.store(address, value)
         for address, value in always:

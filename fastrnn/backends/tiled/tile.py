@@ -12,11 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from llvmlite import ir
-
-from fastrnn.backends.numba_.target import target
-from fastrnn.backends.numba_.vector import I1, I64, Emitter
 from fastrnn.backends.tiled import frame as f
+from fastrnn.backends.tiled.emitter import FLAG, WHOLE, Emitter
 
 UNROLL = 4  # steps of the k loop written out
 CHAIN = 64  # multiply-adds after one another in one sum
@@ -102,74 +99,67 @@ class View:
 
     def remaining(self, width: int) -> Any:
         """How many units are left from the current vector on."""
-        return self.emit.builder.sub(self.field(width), self.unit)
+        return self.emit.difference(self.field(width), self.unit)
 
 
 def emit_stage(emit: Emitter, stage: TileStage, frame: Any, start: Any, stop: Any, with_products: Any) -> None:
     """The loops over a stage's blocks, those of the frame's member of a team, and rows ``start .. stop - 1``."""
-    b = emit.builder
     first_block, last_block = _blocks_of_member(emit, stage, frame)
-    tiles = {height: _tile_function(emit, stage, height, 1) for height in target().heights(stage.accumulators)}
-    single = b.icmp_signed("==", b.sub(stop, start), emit.whole(1))
-    with b.if_else(single) as (one, many):
+    tiles = {height: _tile_function(emit, stage, height, 1) for height in emit.target.heights(stage.accumulators)}
+    single = emit.equal(emit.difference(stop, start), emit.whole(1))
+    with emit.either(single) as (one, many):
         with one:  # a lone row: more blocks at once, so that enough sums are under way to hide the latency of each
-            first, span = first_block, _span(stage)
+            first, span = first_block, _span(emit, stage)
             if span > 1:
                 wide = _tile_function(emit, stage, 1, span)
                 with emit.loop(first, last_block, span, []) as (block, _, end):
-                    b.call(wide, [frame, start, block, with_products])
+                    wide(frame, start, block, with_products)
                 first = end[-1]
             with emit.loop(first, last_block, 1, []) as (block, _, _end):
-                b.call(tiles[1], [frame, start, block, with_products])
+                tiles[1](frame, start, block, with_products)
         with many, emit.loop(first_block, last_block, 1, []) as (block, _, _end):
             row = start
             for height, tile in tiles.items():
                 with emit.loop(row, stop, height, []) as (first_row, _, end):
-                    b.call(tile, [frame, first_row, block, with_products])
+                    tile(frame, first_row, block, with_products)
                 row = end[-1]
 
 
 def _blocks_of_member(emit: Emitter, stage: TileStage, frame: Any) -> tuple[Any, Any]:
     """(first, last): a stage's blocks of units, or those that are the member's where a team shares them."""
-    b = emit.builder
     width, team, member = (
         emit.read_whole(emit.sum(frame, emit.whole(8 * field))) for field in (stage.width, f.TEAM, f.MEMBER)
     )
     block_units = stage.vectors * emit.lanes
-    blocks = b.sdiv(emit.sum(width, emit.whole(block_units - 1)), emit.whole(block_units))
-    members = b.select(b.icmp_signed(">", team, emit.whole(1)), team, emit.whole(1))
+    blocks = emit.quotient(emit.sum(width, emit.whole(block_units - 1)), emit.whole(block_units))
+    members = emit.greater(team, emit.whole(1))
     first, last = emit.times(blocks, member), emit.times(blocks, emit.sum(member, emit.whole(1)))
-    return b.sdiv(first, members), b.sdiv(last, members)
+    return emit.quotient(first, members), emit.quotient(last, members)
 
 
-def _span(stage: TileStage) -> int:
+def _span(emit: Emitter, stage: TileStage) -> int:
     """Blocks that a lone row takes at once: eight sums at least are needed to hide the latency of each."""
-    return max(1, (8 if target().registers == 32 else 4) // stage.accumulators)
+    return max(1, (8 if emit.target.registers == 32 else 4) // stage.accumulators)
 
 
-def _tile_function(caller: Emitter, stage: TileStage, height: int, span: int) -> Any:
+def _tile_function(caller: Emitter, stage: TileStage, height: int, span: int) -> Callable[..., None]:
     """A function of its own for one tile shape: ``tile(frame, first_row, first_block, with_products)``."""
-    module = caller.builder.module
-    kind = ir.FunctionType(ir.VoidType(), [I64, I64, I64, I1])
-    function = ir.Function(module, kind, module.get_unique_name(f"tile_{height}x{stage.accumulators}x{span}"))
-    function.linkage = "internal"
-    function.attributes.add("noinline")
-    builder = ir.IRBuilder(function.append_basic_block("entry"))
-    emit = Emitter(builder, caller.dtype)
-    frame, row, block, with_products = function.args
-    views = [View(emit, frame, emit.sum(row, emit.whole(m))) for m in range(height)]
-    units = [_unit(emit, stage, block, vector) for vector in range(stage.vectors * span)]
-    sums: list[list[list[Any]]] = [[[] for _ in units] for _ in range(height)]  # [row][vector of units] -> sums
-    for product in stage.products:
-        for m, per_row in enumerate(_accumulate(emit, stage, product, views, units, block, span, with_products)):
-            for vector, values in enumerate(per_row):
-                sums[m][vector].extend(values)
-    for m, view in enumerate(views):
-        for vector, unit in enumerate(units):
-            view.unit = unit
-            stage.epilogue(emit, view, sums[m][vector])
-    builder.ret_void()
-    return function
+
+    def body(emit: Emitter, arguments: list[Any]) -> None:
+        frame, row, block, with_products = arguments
+        views = [View(emit, frame, emit.sum(row, emit.whole(m))) for m in range(height)]
+        units = [_unit(emit, stage, block, vector) for vector in range(stage.vectors * span)]
+        sums: list[list[list[Any]]] = [[[] for _ in units] for _ in range(height)]  # [row][vector of units] -> sums
+        for product in stage.products:
+            for m, per_row in enumerate(_accumulate(emit, stage, product, views, units, block, span, with_products)):
+                for vector, values in enumerate(per_row):
+                    sums[m][vector].extend(values)
+        for m, view in enumerate(views):
+            for vector, unit in enumerate(units):
+                view.unit = unit
+                stage.epilogue(emit, view, sums[m][vector])
+
+    return caller.function(f"tile_{height}x{stage.accumulators}x{span}", [WHOLE, WHOLE, WHOLE, FLAG], body)
 
 
 def _unit(emit: Emitter, stage: TileStage, block: Any, vector: int) -> Any:
@@ -182,7 +172,7 @@ def _accumulate(
     with_products: Any,
 ) -> list[list[list[Any]]]:  # fmt: skip
     """The k loops of one product; returns [row][vector of units] -> its sums."""
-    b, vectors, sums = emit.builder, stage.vectors, product.sums
+    vectors, sums = stage.vectors, product.sums
     depth = views[0].field(product.depth)
     step = sums * vectors  # vectors of weights for one k and one block
     count = max(product.count, 1)
@@ -194,24 +184,24 @@ def _accumulate(
         for unit in units:
             view.unit = unit
             start += [emit.const(0.0) if seed is None else emit.load(view.at(seed)) for seed in product.seeds]
-    segments = b.select(with_products, emit.whole(count), emit.whole(0))
+    segments = emit.choose(with_products, emit.whole(count), emit.whole(0))
     bases = [view.base(product.rows) for view in views]
     with emit.loop(emit.whole(0), segments, 1, start) as (segment, outer, ends):
         row_bases = bases
         if product.count:
             field = emit.sum(views[0].frame, emit.times(emit.sum(segment, emit.whole(product.segments)), 8))
             row_bases = [emit.sum(base, emit.read_whole(field)) for base in bases]
-        rows = [b.inttoptr(base, emit.scalar.as_pointer()) for base in row_bases]
+        rows = [emit.values(base) for base in row_bases]
         at = emit.times(emit.times(segment, depth), step)  # in vectors
-        pointers = [b.gep(b.inttoptr(p, emit.vector.as_pointer()), [at]) for p in panels]
-        ends += _segment(emit, _Factors(rows, pointers, sums, vectors), depth, outer, many=count > 1)
+        weights_at = [emit.vectors(p, at) for p in panels]
+        ends += _segment(emit, _Factors(rows, weights_at, sums, vectors), depth, outer, many=count > 1)
     flat = iter(ends[:-1])
     return [[[next(flat) for _ in range(sums)] for _ in units] for _ in views]
 
 
 @dataclass(frozen=True)
 class _Factors:
-    """What a k loop multiplies: pointers to each row and to each block's weights, and the shape of the latter."""
+    """What a k loop multiplies: the values of each row, the vectors of each block's weights, and the latter's shape."""
 
     rows: list[Any]
     panels: list[Any]
@@ -225,15 +215,13 @@ def _segment(emit: Emitter, factors: _Factors, depth: Any, totals: list[Any], ma
     The first chain of a lone segment goes on from the totals; every other one starts from zero and is added, since in a
     long chain each addition rounds at the size of the whole sum.
     """
-    b, zeros = emit.builder, [emit.const(0.0)] * len(totals)
+    zeros = [emit.const(0.0)] * len(totals)
     length, zero = emit.whole(CHAIN), emit.whole(0)
-    short = b.icmp_signed("<", depth, length)
-    values = _chain(emit, factors, zero, b.select(short, depth, length), zeros if many else totals)
+    values = _chain(emit, factors, zero, emit.lesser(depth, length), zeros if many else totals)
     if many:
         values = [emit.add(total, value) for total, value in zip(totals, values, strict=True)]
     with emit.loop(length, emit.sum(depth, emit.whole(CHAIN - 1)), CHAIN, values) as (start, before, following):
-        stop = emit.sum(start, length)
-        stop = b.select(b.icmp_signed("<", depth, stop), depth, stop)
+        stop = emit.lesser(depth, emit.sum(start, length))
         part = _chain(emit, factors, start, stop, zeros)
         following += [emit.add(total, value) for total, value in zip(before, part, strict=True)]
     return following[:-1]
@@ -251,20 +239,17 @@ def _chain(emit: Emitter, factors: _Factors, start: Any, stop: Any, values: list
 
 def _multiply(emit: Emitter, factors: _Factors, index: Any, values: list[Any], unroll: int) -> list[Any]:
     """``unroll`` steps of the k loop: every sum of every row, in the order [row][vector of units][sum]."""
-    b, sums, vectors = emit.builder, factors.sums, factors.vectors
+    sums, vectors = factors.sums, factors.vectors
     step, values = sums * vectors, list(values)
     for j in range(unroll):
         k = emit.sum(index, emit.whole(j))
         first = emit.times(k, step)
         weights = []
-        for pointer in factors.panels:
-            loaded = [
-                b.load(b.gep(pointer, [emit.sum(first, emit.whole(v))]), align=emit.lanes * emit.size)
-                for v in range(step)
-            ]
+        for panel in factors.panels:
+            loaded = [emit.vector(panel, emit.sum(first, emit.whole(v))) for v in range(step)]
             weights += [loaded[s * vectors + v] for v in range(vectors) for s in range(sums)]
         for m, row in enumerate(factors.rows):
-            value = emit.splat(b.load(b.gep(row, [k]), align=emit.size))
+            value = emit.value(row, k)
             for v, weight in enumerate(weights):
                 at = m * len(weights) + v
                 values[at] = emit.fma(value, weight, values[at])

@@ -1,0 +1,67 @@
+"""The instruction sets that the extension is built for, and where its parts are compared with their sources."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import fastrnn
+from fastrnn.backends.tiled.target import Target
+
+
+@dataclass(frozen=True)
+class InstructionSet:
+    """An instruction set: its vectors, what compilers need for it, and which processors have it.
+
+    ``asked`` is what `processor_has` of the extension is asked for; 0: every processor of the kind has it.
+    """
+
+    name: str
+    target: Target
+    machines: tuple[str, ...]  # () for all that have no set of their own
+    gcc: tuple[str, ...] = ()
+    msvc: tuple[str, ...] = ()
+    asked: int = 0
+
+
+X86, ARM = ("x86_64", "amd64"), ("aarch64", "arm64")
+# The best first.
+SETS = {
+    found.name: found
+    for found in (
+        InstructionSet("avx512", Target(64, 32, True), X86,
+                       ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma"), ("/arch:AVX512",), 2),
+        InstructionSet("avx2", Target(32, 16, True), X86, ("-mavx2", "-mfma"), ("/arch:AVX2",), 1),
+        InstructionSet("neon", Target(16, 32, True), ARM),
+        InstructionSet("baseline", Target(16, 16, False), ()),
+    )
+}  # fmt: skip
+
+
+def sets_of(machine: str = "") -> list[str]:
+    """The sets that a kind of machine may have, the best first; NEON is the baseline where it is."""
+    machine = (machine or platform.machine()).lower()
+    if machine in ARM:
+        return ["neon"]
+    return [name for name, found in SETS.items() if not found.machines or machine in found.machines]
+
+
+# Everything that decides what the extension computes, or how it is called.
+_SHARED = ("approximations", "derive", "equations", "graph", "plan")
+_TILED = ("arithmetic", "box", "emitter", "frame", "native", "outer", "program", "target", "tile")
+_OWN = ("c_text", "generate", "sets")
+_EXTENSION = ("scan.pyx", "machine.h", "tables.h", "vector.h")
+
+
+def fingerprints(extension: Path) -> dict[str, str]:
+    """A digest of each source that is there, by its name; an installed package has none of the extension's own."""
+    package = Path(fastrnn.__file__).parent
+    sources = {f"fastrnn/{name}.py": package / f"{name}.py" for name in _SHARED}
+    for folder, names in (("tiled", _TILED), ("cython_", _OWN)):
+        sources |= {
+            f"fastrnn/backends/{folder}/{name}.py": package / "backends" / folder / f"{name}.py" for name in names
+        }
+    sources |= {f"fastrnn_ext/{name}": extension / name for name in _EXTENSION}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for name, path in sources.items() if path.exists()}
