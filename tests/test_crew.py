@@ -73,6 +73,7 @@ def test_only_one_caller_wakes_a_sleeper(name: str) -> None:
 def test_a_taken_worker_does_not_sleep(name: str) -> None:
     """Between being taken and the job there may be any time."""
     native, box = native_of(name), new_box()
+    box[bx.STATE] = bx.WAKING
     server = threading.Thread(target=native.serve, args=(box, 1_000_000))
     server.start()
     assert native.awake(box, 1_000_000_000)
@@ -147,11 +148,14 @@ def test_a_long_call_wakes_the_workers_it_needs(name: str) -> None:
     real = backend.native.run_as_team
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backend.native, "run_as_team", lambda *given: seen.append(real(*given)), raising=False)
-        for _ in range(50):
-            time.sleep(0.01)  # long enough for all of them to go to sleep
+        patch.setattr(crews, "WAKING_LOOKS", 1_000_000_000)
+        patch.setattr(crews, "LOOKS", 3_000_000)
+        for _ in range(5):
+            time.sleep(0.5)  # long enough for all of them to go to sleep
             with share_everything(), fastrnn.threads(2):
                 layer(x)
-    assert seen.count(2) > 0
+    assert seen == [2] * len(seen)
+    assert len(seen) >= 5
 
 
 @every_compiled
