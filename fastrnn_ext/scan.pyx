@@ -30,7 +30,7 @@ cdef extern from "machine.h" nogil:
     bint exchange_if(int64_t at, int64_t expected, int64_t value)
     int64_t fetch_add(int64_t at, int64_t value)
     void rest()
-    void wait_for(int64_t at, int64_t value)
+    int64_t wait_for(int64_t at, int64_t value)
     void meet(int64_t frame)
     int64_t flush_denormals()
     void restore_mode(int64_t mode)
@@ -488,23 +488,28 @@ cdef int64_t as_team(
     int64_t start, int64_t stop) noexcept nogil:
     """Run one kernel, the units of each stage shared with those workers that wait for a job, ``most`` of all together.
 
-    ``frames`` is the address of a frame for each, ``size`` fields each. How many members the team had, or NO_MEMORY.
+    ``frames`` is the address of a frame for each, ``size`` fields each. How many members the team had, as a negative
+    number if they waited for one another too often; or NO_MEMORY.
     """
     cdef int64_t taken[F_MOST_MEMBERS]
     cdef int64_t i, joined = take(boxes, count, taken, most - 1)
     cdef int64_t counters = words(frames)[F_COUNTERS]
+    cdef int64_t waits = 0
     cdef bint wrong = False
     for i in range(joined + 1):
         words(frames + 8 * size * i)[F_TEAM] = joined + 1
         words(frames + 8 * size * i)[F_MEMBER] = i
-        words(counters + i * F_COUNTER_BYTES)[0] = 0
+        words(counters + i * F_COUNTER_BYTES)[0] = words(counters + i * F_COUNTER_BYTES)[1] = 0
     for i in range(joined):
         post(taken[i], 0, frames + 8 * size * (i + 1), low, high, start, stop)
     call(frames, low, high, start, stop)
     dismiss(taken, joined)
     for i in range(joined + 1):
         wrong |= failed(words(frames + 8 * size * i))
-    return NO_MEMORY if wrong else joined + 1
+        waits += words(counters + i * F_COUNTER_BYTES)[1]
+    if wrong:
+        return NO_MEMORY
+    return joined + 1 if waits * F_STEPS_PER_WAIT <= greater(stop - start, start - stop) else -joined - 1
 
 
 # What Python calls ----------------------------------------------------------------------------------------------------
