@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench lint sanitize dist pythons clean
 
 demo: $(VENV)/.demo
 	$(BIN)/fastrnn demo
@@ -22,6 +22,21 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The extension's tests under AddressSanitizer and UndefinedBehaviorSanitizer, with the instruction sets that are named.
+SANITIZE ?= avx2,baseline
+sanitize: $(VENV)/.sanitize
+	$(BIN)/python tests/sanitize.py build/sanitize $(SANITIZE)
+
+# Source distribution and wheel, and a look at what is in them.
+dist: $(VENV)/.dist
+	rm -rf dist build/lib build/bdist.*
+	$(BIN)/python -m build
+	$(BIN)/python tests/check_dist.py dist
+
+# The suite on every Python that is here, on the oldest NumPy and Numba, and without Numba. PYTHONS=3.12 chooses some.
+pythons: dist
+	$(BIN)/python tests/pythons.py dist build/pythons $(PYTEST)
 
 # One stamp an extra: installed once, and again when the requirements change.
 $(VENV)/.%: pyproject.toml setup.py

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from fastrnn import __version__
 from fastrnn.commands import CommandError
 
-COMMANDS = ("bench", "demo")  # each a module of fastrnn.commands
+COMMANDS = ("bench", "demo", "info", "warm")  # each a module of fastrnn.commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -28,10 +28,9 @@ def array(name: str, value: object, dtype: np.dtype[Any], copy: bool = False) ->
     """
     if type(value) is not np.ndarray or value.dtype is not dtype:
         value = _numbers(name, value)
-    if copy:
-        return np.array(value, dtype, order="C")
-    if value.dtype != dtype:  # another byte order is another dtype, too
-        return value.astype(dtype, order="C")
+    if copy or value.dtype != dtype:  # another byte order is another dtype, too
+        with np.errstate(all="ignore"):  # what is beyond float32 is infinite, as IEEE 754 has it
+            return np.array(value, dtype, order="C")
     flags = value.flags
     if flags.c_contiguous and flags.aligned:
         return value
@@ -72,10 +71,12 @@ def integer(name: str, value: object, expected: str) -> int:
         raise TypeError(f"{name}: expected {expected}, got {described(value)}") from None
 
 
-def size(name: str, value: object, least: int = 1) -> int:
-    """An integer of at least ``least``."""
+def size(name: str, value: object, least: int = 1, most: int | None = None) -> int:
+    """An integer of at least ``least`` and, if given, at most ``most``."""
     expected = f"an integer of at least {least}"
     number = integer(name, value, expected)
+    if most is not None and number > most:
+        raise ValueError(f"{name}: expected an integer of at most {most:,}, got {number}")
     if number < least:
         raise ValueError(f"{name}: expected {expected}, got {number}")
     return number

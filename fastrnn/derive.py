@@ -8,16 +8,15 @@ as a ``backproduct`` node; those of a state are left to the caller, since they l
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from fastrnn.equations import Cell
 from fastrnn.graph import HIDDEN, LEAVES, PRODUCTS, Graph, Node, reachable
+from fastrnn.record import Record
 
 Names = tuple["str | None", ...]  # gates of R whose products read the same rows; (None,) is the projection
 
 
-@dataclass(frozen=True, eq=False)
-class Gradient:
+class Gradient(Record):
     """The gradients of one step, as nodes of the cell's graph.
 
     ``inputs`` and ``products`` map a gate to the gradient of its input product and of its recurrent product (the key

@@ -24,15 +24,13 @@ Calling the function once with symbols gives the graph from which all backends, 
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastrnn.graph import HIDDEN, PROJECTED, CellError, Graph, Node, reachable
+from fastrnn.record import Record
 
 RESERVED = ("x", "R", "P", "b", "p")
 
@@ -113,8 +111,7 @@ class _Gates:
         raise CellError(f"gate {gate!r} is assigned to; gates are read only")
 
 
-@dataclass(frozen=True)
-class Sizes:
+class Sizes(NamedTuple):
     """The sizes of one layer: I, H, and P (0 without a projection)."""
 
     input_size: int
@@ -126,13 +123,13 @@ class Sizes:
         return self.hidden_size if width == HIDDEN else self.proj_size
 
 
-@dataclass(frozen=True, eq=False)
-class Cell:
+class Cell(Record):
     """A traced cell.
 
     ``gates`` in order of their first use, with ``input_gates`` and ``recurrent_gates`` those that have an input and a
     recurrent product; ``vectors`` the parameters of one value a unit (``bias_hn``, ``peephole_i``); ``states`` the
-    names of the states and ``outputs`` the nodes of their new values; ``widths`` the width of each node by its number.
+    names of the states and ``outputs`` the nodes of their new values; ``widths`` the width of each node by its number;
+    ``text`` the equations, written out.
     """
 
     name: str
@@ -146,7 +143,14 @@ class Cell:
     outputs: tuple[Node, ...]
     has_projection: bool
     widths: Mapping[int, str]
-    digest: str
+    text: str
+
+    @property
+    def digest(self) -> str:
+        """What tells cells with other equations apart."""
+        import hashlib  # only compiled kernels ask for it
+
+        return hashlib.sha256(self.text.encode()).hexdigest()[:20]
 
     def width(self, node: Node) -> str:
         """HIDDEN or PROJECTED; a constant, which has none, counts as HIDDEN."""
@@ -241,7 +245,7 @@ class _Tracer:
             outputs=outputs,
             has_projection=any(node.op == "projection" for node in used),
             widths=widths,
-            digest=hashlib.sha256(text.encode()).hexdigest()[:20],
+            text=text,
         )
 
     def _symbol(self, name: str) -> Any:
@@ -274,6 +278,8 @@ class _Tracer:
         try:
             return self.function(*symbols)
         except Exception as error:
+            import traceback
+
             frames = traceback.extract_tb(error.__traceback__)
             lines = [f.lineno for f in frames if f.filename == self.function.__code__.co_filename]
             what = (

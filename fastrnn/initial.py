@@ -1,8 +1,9 @@
-"""The initial values of parameters."""
+"""The initial values of parameters, and the random numbers that they are made from."""
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 
 import numpy as np
@@ -24,9 +25,9 @@ def initial_values(
     ``weight_hh`` is a random orthogonal matrix (A. Saxe, J. McClelland and S. Ganguli, 2014, arXiv:1312.6120); with a
     projection its columns are orthonormal. ``forget`` says where in ``bias`` the forget gate stands; ``forget_bias`` is
     put there (R. Jozefowicz, W. Zaremba and I. Sutskever, An empirical exploration of recurrent network architectures,
-    2015). The seed draws the same values for both dtypes, rounded.
+    2015). The seed draws the same values for both dtypes, rounded, whatever the version of NumPy.
     """
-    random = np.random.Generator(np.random.PCG64(seed))
+    random = SplitMix64(seed)
     bound = 1.0 / math.sqrt(hidden_size)
     values: dict[str, Array] = {}
     for name, shape in shapes.items():
@@ -40,10 +41,55 @@ def initial_values(
     return values
 
 
-def _orthogonal(random: np.random.Generator, rows: int, columns: int) -> Array:
+class SplitMix64:
+    """Random numbers by counting and mixing (G. Steele, D. Lea and C. Flood, Fast splittable pseudorandom number
+    generators, 2014), in whole arrays: importing `numpy.random` takes longer than drawing a layer.
+
+    ``seed`` is any integer of at least 0; None takes one from the operating system.
+    """
+
+    STEP = 0x9E3779B97F4A7C15  # the golden ratio of 2^64, made odd
+
+    def __init__(self, seed: int | None) -> None:
+        number = int.from_bytes(os.urandom(16), "little") if seed is None else seed
+        self._at = np.zeros(1, np.uint64)  # an array, since the arithmetic of arrays wraps without a warning
+        while True:  # the seed 64 bits at a time
+            self._at = _mixed(self._at ^ np.uint64(number % (1 << 64)))
+            number >>= 64
+            if number == 0:
+                break
+            self._at += np.uint64(self.STEP)
+
+    def uniform(self, low: float, high: float, shape: tuple[int, ...]) -> Array:
+        """Uniform between low and high, float64."""
+        values = np.empty(math.prod(shape))
+        steps = np.arange(1, 4097, dtype=np.uint64) * np.uint64(self.STEP)  # few enough to stay in the first caches
+        for start in range(0, len(values), len(steps)):
+            piece = values[start : start + len(steps)]
+            bits = steps[: len(piece)] + self._at
+            self._at = bits[-1:]
+            np.multiply(_mixed(bits) >> np.uint64(11), (high - low) * 2.0**-53, out=piece)
+        values += low
+        return values.reshape(shape)
+
+    def normal(self, shape: tuple[int, ...]) -> Array:
+        """Standard normal (G. Box and M. Muller, A note on the generation of random normal deviates, 1958), float64."""
+        radius = np.sqrt(-2.0 * np.log1p(-self.uniform(0.0, 1.0, shape)))
+        return radius * np.cos(2.0 * np.pi * self.uniform(0.0, 1.0, shape))
+
+
+def _mixed(bits: Array) -> Array:
+    """Bits in which every bit depends on all those of the argument."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        bits = bits ^ (bits >> np.uint64(shift))
+        bits *= np.uint64(factor)
+    bits ^= bits >> np.uint64(31)
+    return bits
+
+
+def _orthogonal(random: SplitMix64, rows: int, columns: int) -> Array:
     """A random matrix with orthonormal columns (rows >= columns) or rows, uniform among them (Haar)."""
-    tall = random.standard_normal((max(rows, columns), min(rows, columns)))
     q: Array
-    q, r = np.linalg.qr(tall)
+    q, r = np.linalg.qr(random.normal((max(rows, columns), min(rows, columns))))
     q *= np.copysign(1.0, np.diagonal(r))
     return q if rows >= columns else q.T

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 from fastrnn.backends import load
-from fastrnn.backends.contract import Array, Backend, Rows, States, Task
+from fastrnn.backends.contract import Array, Backend, Rows, States, Task, each
 from fastrnn.equations import Sizes
 from fastrnn.parameters import Packs
 from fastrnn.plan import Plan
@@ -48,13 +48,17 @@ class Layer:
         self, packs: Packs, rows: Rows, x: Array, y: Array, state: States | None, final: States, base: int
     ) -> None:
         """Run all directions over x (T, B, I), each to its part of y (T, B, D*O)."""
+        backend, threads = self.backend, get_num_threads()
+        if self.directions == 1:
+            backend.scan(packs[base], rows, x, y, state, final, base, False, threads)
+            return
         parts = []
         for direction in range(self.directions):
             at = base + direction
-            begin, end = _each(state, at), _each(final, at)
-            out = self._of(y, direction)
-            parts.append(self.backend.forward(packs[at], rows, x, out, begin, end, direction == 1))
-        self.backend.run(parts, rows, get_num_threads())
+            begin, end = each(state, at), each(final, at)
+            out = self.of(y, direction)
+            parts.append(backend.forward(packs[at], rows, x, out, begin, end, direction == 1))
+        backend.run(parts, rows, threads)
 
     def record(
         self, packs: Packs, rows: Rows, x: Array, y: Array, state: States | None, final: States, base: int
@@ -64,8 +68,8 @@ class Layer:
         for direction in range(self.directions):
             at, reverse = base + direction, direction == 1
             tapes.append(backend.tape(packs[at], rows, x, reverse))
-            begin, end = _each(state, at), _each(final, at)
-            out = self._of(y, direction)
+            begin, end = each(state, at), each(final, at)
+            out = self.of(y, direction)
             parts.append(backend.forward(packs[at], rows, x, out, begin, end, reverse, tapes[-1]))
         backend.run(parts, rows, get_num_threads())
         return tapes
@@ -77,20 +81,18 @@ class Layer:
 
         In reverse that step is the first one to be computed: it is a scan of its own, from which another one goes on.
         """
-        backend = self.backend
+        backend, threads = self.backend, get_num_threads()
         for direction in range(self.directions):
             pack = packs[base + direction]
-            out = _repeated(y[:, direction * self.output_size : (direction + 1) * self.output_size], rows.steps)
-            begin, end = _each(state, base + direction), _each(final, base + direction)
-            if direction == 1 and rows.total:
+            out = repeated(y[:, direction * self.output_size : (direction + 1) * self.output_size], rows.steps)
+            at, reverse = base + direction, direction == 1
+            if reverse and rows.total:
                 first, rest, x_last = _split(rows, x)
-                one = backend.forward(pack, first, x_last, out[:1], begin, end, True)
-                backend.run([one], first, get_num_threads())
-                unused = _repeated(np.empty((rows.batch, self.output_size), self.dtype), rows.steps)
-                backend.run([backend.forward(pack, rest, x, unused, end, end, True)], rest, get_num_threads())
+                backend.scan(pack, first, x_last, out[:1], state, final, at, True, threads)
+                unused = repeated(np.empty((rows.batch, self.output_size), self.dtype), rows.steps)
+                backend.scan(pack, rest, x, unused, final, final, at, True, threads)
             else:
-                scan = backend.forward(pack, rows, x, out, begin, end, direction == 1)
-                backend.run([scan], rows, get_num_threads())
+                backend.scan(pack, rows, x, out, state, final, at, reverse, threads)
 
     def backward(
         self,
@@ -105,8 +107,8 @@ class Layer:
         backend, parts, works, dxs = self.backend, [], [], []
         for direction, tape in enumerate(tapes):
             dx = np.zeros((rows.steps, rows.batch, self.sizes.input_size), self.dtype)
-            ends = _each(dstate, base + direction)
-            work, part = backend.backward(tape, self._of(dy, direction), ends, dx, ends)
+            ends = each(dstate, base + direction)
+            work, part = backend.backward(tape, self.of(dy, direction), ends, dx, ends)
             parts.append(part)
             works.append(work)
             dxs.append(dx)
@@ -115,31 +117,25 @@ class Layer:
         for tape, work, gradients in zip(tapes, works, into, strict=True):
             tasks += backend.gradients(tape, work, gradients)
         backend.run_tasks(tasks, get_num_threads())
-        if len(dxs) == 2:
-            dxs[0] += dxs[1]
-        return dxs[0]
+        return self.total(dxs)
 
-    def _of(self, y: Array, direction: int) -> Array:
+    @staticmethod
+    def total(dxs: Sequence[Array]) -> Array:
+        """The sum of the directions' gradients of x, in the memory of the first."""
+        total, *others = dxs
+        for other in others:
+            with np.errstate(all="ignore"):
+                total += other
+        return total
+
+    def of(self, y: Array, direction: int) -> Array:
         """One direction's part of (T, B, D*O)."""
         if self.directions == 1:
             return y
         return y[:, :, direction * self.output_size : (direction + 1) * self.output_size]
 
 
-@overload
-def _each(states: States, at: int) -> States: ...
-
-
-@overload
-def _each(states: None, at: int) -> None: ...
-
-
-def _each(states: States | None, at: int) -> States | None:
-    """Of each state the part of one layer and direction, (B, S)."""
-    return None if states is None else tuple([state[at] for state in states])
-
-
-def _repeated(y: Array, steps: int) -> Array:
+def repeated(y: Array, steps: int) -> Array:
     """(B, O) as a writable (steps, B, O) in which every step is the same memory."""
     return np.lib.stride_tricks.as_strided(y, (steps, *y.shape), (0, *y.strides))
 

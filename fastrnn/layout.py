@@ -77,7 +77,8 @@ class StateLayout:
 
     def empty(self, batch: int) -> tuple[Array, ...]:
         """New states to be written."""
-        return tuple([np.empty((self.count, batch, width), self.dtype) for width in self.widths])
+        count, dtype = self.count, self.dtype
+        return tuple([np.empty((count, batch, width), dtype) for width in self.widths])
 
     def read(self, name: str, value: object, batch: int, batched: bool, copy: bool = False) -> tuple[Array, ...]:
         """The caller's states as C-contiguous (L*D, B, S) each; ``name`` is the argument's."""

@@ -34,10 +34,12 @@ class _Lease:
 
 
 class ParameterStore:
-    """Named arrays of one dtype, in memory that it owns, and what is packed from them."""
+    """Named arrays of one dtype, in memory that it owns, and what ``make`` packs from them."""
 
-    def __init__(self, values: Mapping[str, Array], dtype: np.dtype[Any]) -> None:
-        self.dtype = dtype
+    def __init__(
+        self, values: Mapping[str, Array], dtype: np.dtype[Any], make: Callable[[Mapping[str, Array]], Packs]
+    ) -> None:
+        self.dtype, self._make = dtype, make
         self.shapes = {name: value.shape for name, value in values.items()}
         self._memory = {name: np.array(value, dtype, order="C") for name, value in values.items()}
         self._leases: dict[str, weakref.ref[_Lease]] = {}
@@ -80,7 +82,7 @@ class ParameterStore:
         with self._lock:
             return {name: memory.copy() for name, memory in self._memory.items()}
 
-    def packs(self, make: Callable[[Mapping[str, Array]], Packs]) -> Packs:
+    def packs(self) -> Packs:
         """The packs of the present values: those of the last call where nothing has changed, the same objects."""
         packs = self._packs
         if packs is not None and not self._snapshots:
@@ -88,7 +90,7 @@ class ParameterStore:
         with self._lock:
             self._look()
             if self._packs is None:
-                self._packs = make({**self._memory, **self._snapshots})
+                self._packs = self._make({**self._memory, **self._snapshots})
             return self._packs
 
     def _look(self) -> None:

@@ -14,20 +14,19 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 
 from fastrnn.derive import Gradient, Names, derive
 from fastrnn.equations import Cell
 from fastrnn.graph import HIDDEN, NONLINEAR, Node, reachable
+from fastrnn.record import Record
 
 # Where a value lives: ("input", gate index), ("state", k), ("vector", index), ("kept", column), ("adjoint", k)
 # are read; ("state", k), ("kept", column), ("gradient", column), ("adjoint", k) are written.
 Place = tuple[str, int]
 
 
-@dataclass(frozen=True, eq=False)
-class Product:
+class Product(Record):
     """Products that read the same rows, accumulated side by side.
 
     ``rows`` are the places whose values are multiplied, one after the other in one sum; ``names`` the gates of R (None:
@@ -40,15 +39,13 @@ class Product:
     seeds: tuple[Place | None, ...]
 
 
-@dataclass(eq=False)
 class Stage:
     """One go over all units of one width: products, then loads, arithmetic and stores."""
 
-    level: int
-    width: str
-    products: tuple[Product, ...] = ()
-    loads: dict[int, Place] = field(default_factory=dict)  # node number -> place
-    stores: list[tuple[Node, Place]] = field(default_factory=list)
+    def __init__(self, level: int, width: str, products: tuple[Product, ...] = ()) -> None:
+        self.level, self.width, self.products = level, width, products
+        self.loads: dict[int, Place] = {}  # node number -> place
+        self.stores: list[tuple[Node, Place]] = []
 
     @property
     def sums(self) -> dict[int, int]:
@@ -57,8 +54,7 @@ class Stage:
         return {node.number: index for index, node in enumerate(results)}
 
 
-@dataclass(frozen=True, eq=False)
-class Plan:
+class Plan(Record):
     """All that a backend needs to know of a cell.
 
     ``kept`` and ``kept_widths``: the tape's columns, the first ``crossing`` of which forward needs itself;
@@ -272,7 +268,7 @@ class _Forward(_Stages):
         for stage in list(self.stages):
             for product in stage.products:
                 operand = by_number[product.rows[0][1]]
-                object.__setattr__(product, "rows", (self.operand_place(operand),))
+                product.__dict__["rows"] = (self.operand_place(operand),)
 
     def operand_place(self, operand: Node) -> Place:
         return ("state", operand.name) if operand.op == "state" else ("kept", self.keep(operand))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -17,12 +16,14 @@ from fastrnn.equations import Cell, Sizes, trace
 from fastrnn.initial import initial_values
 from fastrnn.layer import Layer
 from fastrnn.layout import Layout, StateLayout, last_steps, rows_of
-from fastrnn.parameters import Packs, Parameters, ParameterStore
+from fastrnn.parameters import Parameters, ParameterStore
 from fastrnn.plan import plan
 from fastrnn.stack import Stack
 from fastrnn.stream import Stream
 from fastrnn.summary import Gate, gate_blocks, gate_slice, parameter_suffix, summary
-from fastrnn.tape import Gradients, Tape
+
+if TYPE_CHECKING:
+    from fastrnn.tape import Gradients, Tape
 
 _DEFAULTS: dict[str, Any] = {"num_layers": 1, "bidirectional": False, "batch_first": False, "bias": True,
                              "dropout": 0.0, "proj_size": 0}  # fmt: skip
@@ -130,7 +131,7 @@ class Recurrent:
         """All that is made from the configuration."""
         directions = 2 if self.bidirectional else 1
         first = Sizes(self.input_size, self.hidden_size, self.proj_size)
-        upper = replace(first, input_size=directions * first.width(self.cell.state_widths[0]))
+        upper = first._replace(input_size=directions * first.width(self.cell.state_widths[0]))
         configuration.check_total(self.cell, first, upper, self.num_layers, directions, self.bias, self.dtype)
         sizes = [first] + [upper] * (self.num_layers - 1)
         made = plan(self.cell)
@@ -141,7 +142,8 @@ class Recurrent:
         values = initial_values(
             self._stack.shapes, self.hidden_size, self.seed, self.recurrent_init, forget, self.forget_bias or 0.0
         )
-        self._store = ParameterStore(values, self.dtype)
+        self._store = ParameterStore(values, self.dtype, self._stack.packs)
+        self._packs = self._store.packs
         self._layout = Layout(self.input_size, self.batch_first, self.dtype)
         count = self.num_layers * directions
         self._states = StateLayout(self.cell.states, layers[0].state_sizes, count, self.dtype)
@@ -219,7 +221,12 @@ class Recurrent:
         return y, self._states.present(final, batched)
 
     def record(
-        self, x: ArrayLike, state: Any = None, lengths: ArrayLike | None = None, sequence: bool = True
+        self,
+        x: ArrayLike,
+        state: Any = None,
+        lengths: ArrayLike | None = None,
+        sequence: bool = True,
+        checkpoint_every: int | None = None,
     ) -> tuple[Array, Any, Tape]:
         """Run the layer and keep what `backward` needs. This is where dropout is applied.
 
@@ -227,19 +234,26 @@ class Recurrent:
         ----------
         x, state, lengths, sequence
             As when the layer is called.
+        checkpoint_every : int or None
+            k, at least 1: of each layer and direction keep only its input and the states before every k-th step, not
+            all that backward needs. `backward` then runs forward a second time, k steps at a time, and holds what it
+            needs for those alone. The gradients are the same, with the Numba backend to the bit.
 
         Returns
         -------
         y, state : as when the layer is called
         tape : Tape
-            For `backward`. It holds its own copies of x and of the parameters.
+            For `backward`. It holds its own copies of x and of the parameters; `Tape.nbytes` says how much it holds.
 
         Raises
         ------
         TypeError, ValueError
             As when the layer is called.
         """
+        from fastrnn.tape import Tape  # not before there is one to make: inference starts sooner without
+
         sequence = checks.flag("sequence", sequence)
+        every = None if checkpoint_every is None else checks.size("checkpoint_every", checkpoint_every)
         packs = self._packs()
         xt, batched = self._layout.input(x, copy=True)
         steps, batch = xt.shape[:2]
@@ -247,7 +261,7 @@ class Recurrent:
         first = None if state is None else self._states.read("state", state, batch, batched, copy=True)
         final = self._states.empty(batch)
         y, yt = self._layout.output(steps, batch, self._width, batched, lengths is None)
-        tape = Tape(self, self._stack.record(packs, rows, xt, yt, first, final), batched, sequence)
+        tape = Tape(self, self._stack.record(packs, rows, xt, yt, first, final, every), batched, sequence)
         if not sequence:
             last = np.zeros((batch, self._width), self.dtype)
             index = last_steps(rows)
@@ -277,6 +291,8 @@ class Recurrent:
         TypeError, ValueError
             For a tape that is not this layer's, for gradients of a wrong shape, or if neither is given.
         """
+        from fastrnn.tape import Gradients, Tape
+
         if not isinstance(tape, Tape):
             raise TypeError(f"tape: expected a Tape from this layer's record, got {checks.described(tape)}")
         if tape.layer is not self:
@@ -392,6 +408,3 @@ class Recurrent:
             for direction in range(layer.directions)
         ]
         return summary(repr(self), layers)
-
-    def _packs(self) -> Packs:
-        return self._store.packs(self._stack.packs)

@@ -47,15 +47,18 @@ class Stream:
                 "the end and needs the whole sequence"
             )
         self.layer = layer
-        self.batch_size = batch_size = checks.size("batch_size", batch_size)
+        self.batch_size = batch_size = checks.size("batch_size", batch_size, most=1 << 31)
         self._packs: Any = None
+        self._current = layer._packs
         self._rows = rows_of(1, batch_size, None)
         self._lock = threading.Lock()
         renew_after_fork(self)
         self._states = (layer._states.zeros(batch_size), layer._states.zeros(batch_size))
         self._turn = 0  # which of them holds; a step writes the other one, so that nothing is half done
         self._dtype = layer.dtype
-        self._shapes = {(batch_size, layer.input_size): (batch_size, layer._width)}  # of x and of the y that it gets
+        self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {  # of x and of the y that it gets
+            (batch_size, layer.input_size): (batch_size, layer._width)
+        }
         if batch_size == 1:
             self._shapes[layer.input_size,] = (layer._width,)
         self._steps: tuple[StepOf, ...] = ()  # from each of the states to the other one
@@ -92,10 +95,10 @@ class Stream:
             self._check_out(out, shape)
             y = np.empty(shape, self._dtype)
         with self._lock:
-            packs = self.layer._packs()
+            packs = self._current()
             if packs is not self._packs:
                 self._bind(packs)
-            self._steps[self._turn](x, y, get_num_threads())
+            self._steps[self._turn].run(x, y, get_num_threads())
             self._turn ^= 1
             if y is not out:
                 out[...] = y

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from fastrnn import checks
 from fastrnn.backends.contract import Array
 from fastrnn.equations import Cell
+from fastrnn.record import Record
 
 _COLUMNS = {  # heading: how the names of its parameters begin
     "input weights": ("weight_ih",),
@@ -19,8 +19,7 @@ _COLUMNS = {  # heading: how the names of its parameters begin
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Gate:
+class Gate(Record):
     """One gate's part of the parameters: views, through which the layer's own can be changed. None: there is none.
 
     Attributes

@@ -20,12 +20,19 @@ class Tape:
     ----------
     layer : Recurrent
         The layer that recorded it; no other takes it.
+    nbytes : int
+        Bytes of memory that it holds, but for the layer's weights: x, the outputs of all layers but the last one, and
+        what forward kept of each step, or at each checkpoint.
     """
 
     layer: Recurrent
     _stack: StackTape
     _batched: bool
     _sequence: bool
+
+    @property
+    def nbytes(self) -> int:
+        return self._stack.nbytes
 
     def __repr__(self) -> str:
         rows = self._stack.rows

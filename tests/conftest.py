@@ -6,9 +6,35 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from cases import BACKENDS
+from cases import BACKENDS, WITHOUT
 
 import fastrnn
+
+# Files that cannot even be imported without a package; in others the mark `needs` stands at single tests.
+_FILES = {"sktime": ["test_demo.py"], "onnx": ["test_onnx.py", "test_oracle.py"]}
+collect_ignore = [file for name in WITHOUT for file in _FILES.get(name, [])]
+
+
+def pytest_report_header() -> str:
+    """Say what is left out."""
+    return f"FASTRNN_TEST_WITHOUT: {' '.join(WITHOUT) or 'nothing is left out'}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests that need what this environment does not have."""
+    left_out = [item for item in items if WITHOUT and _is_left_out(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _is_left_out(item: pytest.Item) -> bool:
+    """Whether a test needs what is missing, or is for each of some backends of which none is here."""
+    for mark in item.iter_markers():
+        if mark.name == "needs" and set(mark.args) & set(WITHOUT):
+            return True
+        if mark.name == "skip" and "empty parameter set" in mark.kwargs["reason"]:
+            return True
+    return False
 
 
 @pytest.fixture(params=BACKENDS)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn import sigmoid, tanh
-from fastrnn.backends.contract import Backend, Rows
+from fastrnn.backends.contract import Backend, Rows, each
 
 # --- wrong cells ------------------------------------------------------------------------------------------------------
 
@@ -74,19 +74,22 @@ class Mutant:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
 
+    def scan(self, pack, rows, x, y, state, final, at, reverse, threads):  # type: ignore[no-untyped-def]
+        self.run([self.forward(pack, rows, x, y, each(state, at), each(final, at), reverse)], rows, threads)
+
 
 class StatesSwapped(Mutant):
     """h0 and c0 the other way round."""
 
     def forward(self, pack, rows, x, y, state, final, reverse, tape=None):  # type: ignore[no-untyped-def]
-        return self.real.forward(pack, rows, x, y, state[::-1], final, reverse, tape)
+        return self.real.forward(pack, rows, x, y, state and state[::-1], final, reverse, tape)
 
 
 class StateForgotten(Mutant):
     """Every scan starts from zero."""
 
     def forward(self, pack, rows, x, y, state, final, reverse, tape=None):  # type: ignore[no-untyped-def]
-        return self.real.forward(pack, rows, x, y, tuple(np.zeros_like(s) for s in state), final, reverse, tape)
+        return self.real.forward(pack, rows, x, y, None, final, reverse, tape)
 
 
 class LengthsIgnored(Mutant):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fastrnn.__main__ import main
-from fastrnn.bench import cases, limits, machine, markdown, workload
+from fastrnn.bench import cases, limits, machine, markdown, memory, workload
 from fastrnn.bench.cases import Case
 from fastrnn.bench.contenders import NAMES, contender
 from fastrnn.bench.machine import Limits
@@ -196,6 +196,7 @@ def test_the_better_of_two_measurements() -> None:
     assert dict(better.bandwidth)[1 << 18] == 300e9
 
 
+@pytest.mark.needs("numba")
 def test_the_machine_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_QUICK_FOOTPRINTS", (1 << 14, 1 << 18))
     progress: list[int] = []
@@ -261,6 +262,7 @@ def test_contenders_have_names_and_reasons() -> None:
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.needs("numba")
 def test_a_run_from_end_to_end(tmp_path: Path) -> None:
     with Runner(["numba", "numpy"], BRIEF, {1: ONE}) as runner:
         results = [runner.run(dataclasses.replace(TINY_STEP, B=1)), runner.run(TINY)]
@@ -311,6 +313,7 @@ def test_a_process_that_cannot_start_says_why() -> None:
         Process("bench_contenders:Unpinned", 1)
 
 
+@pytest.mark.needs("numba")
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cases, "CASES", (dataclasses.replace(TINY_STEP, B=1, groups=("quick",)),))
     monkeypatch.setattr("fastrnn.commands.bench.QUICK", BRIEF)
@@ -353,3 +356,34 @@ def test_the_command_lists(capsys: pytest.CaptureFixture[str]) -> None:
     assert "gru-step-B1-H128-t2" in text
     assert "lstm-step" not in text
     assert "pytorch: " in text
+
+
+def test_memory_of_a_long_batch(tmp_path: Path) -> None:
+    """Less with checkpoints; what is held for backward is part of the peak, and the tape part of what is held."""
+    plain, training, checkpoints = memory.measure(["numba"], memory.Size(T=200, B=32, H=64))
+    assert [use.way for use in (plain, training, checkpoints)] == list(memory.WAYS)
+    assert checkpoints.tape is not None
+    assert training.tape is not None
+    assert training.held is not None
+    one = 200 * 32 * 64 * 4
+    assert one * 0.8 < plain.peak < one + (8 << 20)
+    assert checkpoints.tape < training.tape / 4
+    assert training.tape * 0.8 < training.held <= training.peak
+    assert checkpoints.peak < training.peak * 0.7
+    run = Run({}, {}, {}, [], [dataclasses.asdict(plain)])
+    run.save(tmp_path / "run.json")
+    assert Run.load(tmp_path / "run.json").memory[0]["peak"] == pytest.approx(plain.peak, rel=1e-4)
+
+
+def test_denormal_cases() -> None:
+    """Each has its usual twin; its x, dy, outputs and gradients of x are denormal, and not zero."""
+    twins = {dataclasses.replace(case, denormal=False) for case in cases.CASES if case.denormal}
+    assert twins
+    assert twins <= set(cases.CASES)
+    work = workload.make(dataclasses.replace(TINY, denormal=True, ragged=False))
+    for array in (work.x, work.dy, work.expected["y"], work.expected["dx"]):
+        assert np.abs(array).max() < np.finfo(np.float32).tiny
+        assert np.count_nonzero(array) > array.size / 2
+    old = TINY.to_json()
+    del old["denormal"]
+    assert Case.from_json(old) == TINY

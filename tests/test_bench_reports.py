@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from fastrnn.bench import cases, compare, limits, markdown, plots
+from fastrnn.bench import cases, compare, limits, markdown, plots, report
+from fastrnn.bench.cases import Case
 from fastrnn.bench.machine import Limits
 from fastrnn.bench.results import Entry, Result, Run, geometric_mean
 
@@ -171,3 +172,16 @@ def test_plots_are_small_and_always_the_same(run: Run, tmp_path: Path) -> None:
     assert [path.read_text() for path in plots.save(run, tmp_path / "bench.svg")] == texts
     without = dataclasses.replace(run, machine={})
     assert [path.name for path in plots.save(without, tmp_path / "other.png")] == ["other-ratio.png"]
+
+
+def test_denormal_over_usual() -> None:
+    """The ratio of each contender that was timed in both."""
+    usual = Case("lstm", "forward", 2, 3, 4, 5)
+    both = [
+        Result(usual, [Entry("numba", "ok", minimum=2.0), Entry("pytorch", "ok", minimum=1.0)]),
+        Result(
+            dataclasses.replace(usual, denormal=True),
+            [Entry("numba", "ok", minimum=2.0), Entry("pytorch", "ok", minimum=18.0), Entry("jax", "ok", minimum=1.0)],
+        ),
+    ]
+    assert report.denormal_pairs(both) == [(usual.id, {"numba": 1.0, "pytorch": 18.0})]

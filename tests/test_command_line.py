@@ -65,6 +65,7 @@ def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return main(["demo", "--epochs", "3", "--hidden-size", "8", *arguments])
 
 
+@pytest.mark.needs("sktime")
 @pytest.mark.parametrize("name", ["sktime", "rich"])
 def test_a_missing_extra_is_one_sentence(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -76,6 +77,7 @@ def test_a_missing_extra_is_one_sentence(
     assert errors == f"fastrnn demo: it needs {name}, which is not installed: pip install 'fastrnn[demo]'\n"
 
 
+@pytest.mark.needs("sktime")
 def test_missing_recordings_are_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,6 +87,7 @@ def test_missing_recordings_are_one_sentence(
     assert re.fullmatch(r"fastrnn demo: sktime as it is installed here does not ship JapaneseVowels.*\n", errors)
 
 
+@pytest.mark.needs("sktime")
 def test_a_wrong_backend_variable_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,6 +97,7 @@ def test_a_wrong_backend_variable_is_one_sentence(
     assert re.fullmatch(r"fastrnn demo: FASTRNN_BACKEND: expected one of .* got 'abacus'\n", errors)
 
 
+@pytest.mark.needs("sktime")
 def test_a_real_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise ZeroDivisionError("a bug")

@@ -90,9 +90,10 @@ def test_lambda_and_closure(backend: str) -> None:
 
 def compilations() -> dict[str, int]:
     """How many versions of each compiled function there are by now."""
-    from fastrnn.backends.numba_ import scan
+    from fastrnn.backends.numba_ import host, scan
 
-    return {name: len(value.signatures) for name, value in vars(scan).items() if hasattr(value, "signatures")}
+    found = {**vars(host), **vars(scan)}
+    return {name: len(value.signatures) for name, value in found.items() if hasattr(value, "signatures")}
 
 
 def run_everything(layer: fastrnn.Recurrent, steps: int, batch: int, lengths: Any = None) -> None:
@@ -106,6 +107,7 @@ def run_everything(layer: fastrnn.Recurrent, steps: int, batch: int, lengths: An
         layer.stream(batch).chunk(values["x"])
 
 
+@pytest.mark.needs("numba")
 def test_one_compilation_for_all_sizes() -> None:
     """Other T, B, I, H, lengths, directions, another layer of the same cell, the same equations again: nothing new."""
     run_everything(make_layer(my_clockwork, 3, 4, backend="numba", dtype="float64"), 3, 2)
@@ -129,6 +131,7 @@ def test_one_compilation_for_all_sizes() -> None:
     assert compilations() == before
 
 
+@pytest.mark.needs("numba")
 def test_another_cell_is_compiled_anew() -> None:
     """The count above can count: forward and backward once each."""
     run_everything(make_layer("ligru", 3, 4, backend="numba", dtype="float64"), 3, 2)

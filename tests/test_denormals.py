@@ -51,6 +51,7 @@ def everything(layer: fastrnn.Recurrent, values: dict[str, np.ndarray]) -> dict[
             **found.parameters}  # fmt: skip
 
 
+@pytest.mark.needs("numba")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_inputs_count_as_zero(dtype: str) -> None:
     """Denormals in x, states, dy and dstate, against zeros in their places."""
@@ -61,6 +62,7 @@ def test_inputs_count_as_zero(dtype: str) -> None:
         assert_same_bits(np.abs(value), np.abs(expected[name]), name)
 
 
+@pytest.mark.needs("numba")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_weights_count_as_zero(dtype: str) -> None:
     """Denormal weights, against zeros in their places."""

@@ -50,8 +50,20 @@ def under(names: set[str], *prefixes: str) -> set[str]:
     return {name for name in names if any(name == p or name.startswith(f"{p}.") for p in prefixes)}
 
 
-LAYERS = ("layer", "layers", "stack", "recurrent", "stream", "parameters", "layout", "tape", "summary", "initial")
-EQUATIONS = ("graph", "equations", "derive", "plan")
+LAYERS = (
+    "layer",
+    "layers",
+    "stack",
+    "checkpoints",
+    "recurrent",
+    "stream",
+    "parameters",
+    "layout",
+    "tape",
+    "summary",
+    "initial",
+)
+EQUATIONS = ("record", "graph", "equations", "derive", "plan")
 
 
 def test_the_rules_speak_of_files_that_exist() -> None:
@@ -99,8 +111,12 @@ def test_backends_know_no_layer(module: str) -> None:
 def test_backends_do_not_know_one_another(module: str) -> None:
     """Nor does the contract know any; the registry names them, and imports them when asked."""
     family = module.split(".")[1]
-    compiled = {name: (f"backends.{name}", "backends.tiled") for name in ("numba_", "cython_", "tiled")}
-    own = {**compiled, "numpy_": ("backends.evaluate", "backends.steps")}.get(family, ())
+    own = {
+        "numba_": ("backends.numba_", "backends.tiled"),
+        "cython_": ("backends.cython_", "backends.tiled"),
+        "tiled": ("backends.tiled",),
+        "numpy_": ("backends.evaluate", "backends.steps"),
+    }.get(family, ())
     helpers = {"evaluate": ("backends.steps",), "steps": (), "contract": (), "__init__": ()}.get(family, ())
     assert not under(ours(module), "backends") - under(ours(module), "backends.contract", *own, *helpers) - {"backends"}
 
@@ -160,12 +176,51 @@ def test_import_fastrnn_brings_in_numpy_alone() -> None:
     assert first_names(alone) - first_names(before) == {"fastrnn"}
 
 
+LATE = {  # what takes milliseconds and a call does without: these come when they are needed
+    *("numpy.random", "dataclasses", "hashlib", "traceback", "argparse", "json", "subprocess"),
+    *("fastrnn.nn", "fastrnn.tape", "fastrnn.bench", "fastrnn.commands", "fastrnn.backends.numba_"),
+}
+
+
+@pytest.mark.parametrize("also", ["", "\nfastrnn.LSTM(3, 4, backend='numpy')([[1.0, 2.0, 3.0]])"])
+def test_nothing_is_imported_before_it_is_needed(also: str) -> None:
+    """Neither by ``import fastrnn`` nor by a first call; what the interpreter and NumPy have brought does not count."""
+    code = f"import sys, numpy\nbefore = set(sys.modules)\nimport fastrnn{also}"
+    report = "print(json.dumps(sorted(set(sys.modules) - before)))"
+    program = f"{code}\nfound = set(sys.modules)\nimport json\n{report.replace('set(sys.modules)', 'found')}"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert not LATE & set(json.loads(done.stdout))
+
+
+def test_lazy_names_are_names() -> None:
+    """They are listed, imported by name, and the same objects ever after; what is no name is an AttributeError."""
+    program = """
+import sys, fastrnn
+assert "fastrnn.nn" not in sys.modules
+assert {"nn", "Tape", "Gradients", "Recurrent"} <= set(dir(fastrnn))
+assert set(fastrnn.__all__) <= set(dir(fastrnn))
+assert "fastrnn.nn" not in sys.modules
+from fastrnn import nn, Tape
+assert nn is fastrnn.nn is sys.modules["fastrnn.nn"]
+assert Tape is fastrnn.Tape is sys.modules["fastrnn.tape"].Tape
+from fastrnn import *
+assert Gradients is fastrnn.Gradients
+try:
+    fastrnn.Transformer
+except AttributeError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stdout == "module 'fastrnn' has no attribute 'Transformer'\n"
+
+
 def test_numpy_backend_brings_in_numpy_alone() -> None:
     """A layer on the reference backend needs nothing else, either."""
     code = "import fastrnn\nfastrnn.LSTM(3, 4, backend='numpy')([[1.0, 2.0, 3.0]])"
     assert not first_names(modules_after(code)) & {"numba", "llvmlite", "scipy", "torch"}
 
 
+@pytest.mark.needs("numba")
 def test_making_a_layer_does_not_import_numba() -> None:
     """Only computing does."""
     found = first_names(
@@ -174,6 +229,7 @@ def test_making_a_layer_does_not_import_numba() -> None:
     assert not found & {"numba", "llvmlite"}
 
 
+@pytest.mark.needs("numba")
 def test_numba_backend_needs_no_scipy() -> None:
     """Kernels are compiled where SciPy cannot be imported."""
     computes = "import fastrnn\nfastrnn.LSTM(3, 4, backend='numba')([[1.0, 2.0, 3.0]])"

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from cases import DTYPES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastrnn
+from fastrnn.backends import load
 from fastrnn.backends.contract import Rows
 
+pytestmark = pytest.mark.needs("numba")
 DISABLED = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 examples = settings(max_examples=60, deadline=None, database=None)
 
@@ -34,9 +37,9 @@ def rows_of(case: tuple[int, list[int]]) -> Rows:
 
 def python(name: str) -> Any:
     """A function of the scan as Python: itself where nothing is compiled, else what was compiled."""
-    from fastrnn.backends.numba_ import scan
+    from fastrnn.backends.numba_ import host, scan
 
-    function = getattr(scan, name)
+    function = getattr(host if hasattr(host, name) else scan, name)
     return getattr(function, "py_func", function)
 
 
@@ -178,10 +181,13 @@ def check_history_offsets(case: tuple[int, list[int]], function: Any) -> None:
 @examples
 def test_offsets(case: tuple[int, list[int]], reverse: bool) -> None:
     """These call others: as they are here, compiled in one process, as Python in the one below."""
-    from fastrnn.backends.numba_ import scan
-
-    check_step_offsets(case, reverse, scan.step_offsets)
-    check_history_offsets(case, scan.history_offsets)
+    if DISABLED:
+        step_offsets, history_offsets = (python(n) for n in ("step_offsets", "history_offsets"))
+    else:
+        native = load("numba").native  # type: ignore[attr-defined]
+        step_offsets, history_offsets = native.step_offsets, native.history_offsets
+    check_step_offsets(case, reverse, step_offsets)
+    check_history_offsets(case, history_offsets)
 
 
 @given(
@@ -191,7 +197,7 @@ def test_offsets(case: tuple[int, list[int]], reverse: bool) -> None:
 @examples
 def test_pack_matrices(units: int, depth: int, sums: int, block: int, dtype: str) -> None:
     """[block of units][k][sum][unit], zero past the last unit, on a boundary of 64 bytes."""
-    from fastrnn.backends.numba_.pack import pack_matrices
+    from fastrnn.backends.tiled.pack import pack_matrices
 
     rng = np.random.default_rng(units)
     matrices = [rng.normal(size=(units, depth)).astype(dtype) for _ in range(sums)]

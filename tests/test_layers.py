@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from cases import any_cell
 from layer_cases import LAYERS, LENGTHS, B, H, I, T, assert_close, random_state, states
+from sharing import share_everything
 
 import fastrnn
-import fastrnn.layer
 from fastrnn import sigmoid, tanh
 from fastrnn.backends import cython_
 from fastrnn.checks import array
@@ -340,14 +340,13 @@ def test_nan_stays_in_its_row(backend: str, rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("name", ["lstm_proj", "gru"])
-def test_threads_change_nothing(backend: str, name: str, rng: np.random.Generator, monkeypatch: Any) -> None:
-    monkeypatch.setattr(fastrnn.layer, "WORTH_A_THREAD", 1)
+def test_threads_change_nothing(backend: str, name: str, rng: np.random.Generator) -> None:
     layer = LAYERS[name](num_layers=2, bidirectional=True, dtype="float64", backend=backend)
     x, lengths = rng.normal(size=(T, 13, I)), rng.integers(0, T + 1, size=13)
     y, final, tape = layer.record(x, lengths=lengths)
     grads = layer.backward(tape, y, final)
-    for n in (2, 3, 8):
-        with fastrnn.threads(n):
+    for n, rows_apart in ((2, 1), (3, 1), (8, 1), (2, 100), (3, 100)):
+        with share_everything(rows_apart), fastrnn.threads(n):
             y2, final2, tape2 = layer.record(x, lengths=lengths)
             grads2 = layer.backward(tape2, y, final)
             last = layer(x, lengths=lengths, sequence=False)[0]

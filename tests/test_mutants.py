@@ -6,7 +6,6 @@ A mutant is put in by monkeypatching. Each test first runs its check on what is 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -72,6 +71,7 @@ def test_wrong_cell(name: str, wrong: Any) -> None:
             check_scan(backend_of("numpy"), name, CASES[case], "float32", cell=wrong)
 
 
+@pytest.mark.needs("numba")
 def test_wrong_cell_compiled() -> None:
     """The same on the compiled backend, forward and backward."""
     with pytest.raises(AssertionError):
@@ -145,17 +145,17 @@ def test_history_off_by_one(monkeypatch: Patch) -> None:
     assert_bites(check, lambda: monkeypatch.setattr(numpy_.NumpyTape, "operand", wrong))
 
 
+@pytest.mark.needs("numba")
 def test_history_off_by_one_compiled(monkeypatch: Patch) -> None:
     """The same in the table of the compiled backend."""
-    from fastrnn.backends.numba_ import scan
-
-    right = scan.history_offsets
+    native = backend_of("numba").native  # type: ignore[attr-defined]
+    right = native.history_offsets
 
     def wrong(*arguments: Any) -> np.ndarray:
         return np.roll(right(*arguments), 1)
 
     check = partial(check_scan_gradients, backend_of("numba"), "lstm", SMALL_CASES["plain"])
-    assert_bites(check, lambda: monkeypatch.setattr(scan, "history_offsets", wrong))
+    assert_bites(check, lambda: monkeypatch.setattr(native, "history_offsets", wrong))
 
 
 @any_cell
@@ -164,13 +164,13 @@ def test_forgotten_path(backend: str, path: str, monkeypatch: Patch) -> None:
     """A gradient in which what reaches a previous state is forgotten: through the cell state, the update gate, or R."""
     name = "lstm" if path == "state 1" else "gru"
     right = trace(getattr(cells, name))
-    wrong = replace(right, graph=right.graph, digest=f"forgotten {path} of {name}")  # another digest: compiled apart
+    wrong = right.replaced(text=f"forgotten {path} of {name}")  # another digest: compiled apart
 
     def forgetful(cell: Any) -> Any:
         found = derive(cell)
         if path == "recurrent":
-            return replace(found, recurrent=tuple(() for _ in found.recurrent))
-        return replace(found, states=tuple(None if path == f"state {k}" else s for k, s in enumerate(found.states)))
+            return found.replaced(recurrent=tuple(() for _ in found.recurrent))
+        return found.replaced(states=tuple(None if path == f"state {k}" else s for k, s in enumerate(found.states)))
 
     monkeypatch.setattr(fastrnn.plan, "derive", forgetful)
     check_scan(backend_of(backend), name, SMALL_CASES["plain"], "float64", cell=wrong)
@@ -237,6 +237,7 @@ def test_parameters_of_directions_swapped(backend: str, monkeypatch: Patch) -> N
 # --- wrong bits -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.needs("numba")
 def test_last_bit(monkeypatch: Patch) -> None:
     """One unit in the last place is enough."""
 
@@ -247,6 +248,7 @@ def test_last_bit(monkeypatch: Patch) -> None:
     assert_bites(check, lambda: monkeypatch.setitem(_loaded, "numba", mutants.LastBit(backend_of("numba"))))
 
 
+@pytest.mark.needs("numba")
 def test_leak(monkeypatch: Patch) -> None:
     """NaN in one row must not come out of another."""
 

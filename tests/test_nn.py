@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from cases import WITHOUT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastrnn import nn
+
+if "torch" not in WITHOUT:
+    import torch
 
 DTYPES = ["float32", "float64"]
 # Largest difference from PyTorch, in numbers of size 1: sums in another order; and after 300 steps of an optimiser.
@@ -61,6 +64,7 @@ def assert_is_gradient(loss: Callable[[np.ndarray], float], at: np.ndarray, grad
 # Linear
 
 
+@pytest.mark.needs("torch")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("leading", LEADING)
@@ -134,6 +138,7 @@ def test_bias_gradient_of_many_rows_is_exact() -> None:
 # Embedding
 
 
+@pytest.mark.needs("torch")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("padding_idx", [None, 0, 4])
 @pytest.mark.parametrize("leading", LEADING)
@@ -296,6 +301,7 @@ def test_layers_copy_and_pickle(layer: Any, clone: Callable[[Any], Any]) -> None
 # Losses
 
 
+@pytest.mark.needs("torch")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
@@ -320,6 +326,7 @@ def test_softmax_cross_entropy_is_torchs(shape: tuple[int, ...], masked: bool, w
     assert_close(dlogits, grad(rows).reshape(logits.shape), dtype)
 
 
+@pytest.mark.needs("torch")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(), (6,), (5, 3), (2, 0, 3), (0,)])
 def test_mean_squared_error_is_torchs(shape: tuple[int, ...], dtype: str) -> None:
@@ -504,6 +511,7 @@ def trajectories(
     return mine, [tensor.numpy() for tensor in tensors]
 
 
+@pytest.mark.needs("torch")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 def test_optimizers_are_torchs(name: str, options: dict[str, Any], dtype: str) -> None:
@@ -511,6 +519,7 @@ def test_optimizers_are_torchs(name: str, options: dict[str, Any], dtype: str) -
         assert_close(actual, expected, dtype, STEPS_TOLERANCE)
 
 
+@pytest.mark.needs("torch")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("ours", "theirs"),
@@ -535,6 +544,7 @@ def test_comparison_with_torch_bites(ours: Any, theirs: Any, dtype: str) -> None
             assert_close(actual, expected, dtype, STEPS_TOLERANCE)
 
 
+@pytest.mark.needs("torch")
 @pytest.mark.parametrize(
     ("make", "reference"),
     [
@@ -600,6 +610,7 @@ def test_a_learning_rate_from_numpy_keeps_float32() -> None:
 # Clipping
 
 
+@pytest.mark.needs("torch")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("max_norm", [0.5, 3.0, 100.0])
 def test_clipping_is_torchs(max_norm: float, dtype: str) -> None:
@@ -664,6 +675,7 @@ def test_clipping_a_norm_that_is_not_finite(bad: float) -> None:
 # All together
 
 
+@pytest.mark.needs("torch")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ["SGD", "Adam"])
 def test_training_is_torchs(name: str, dtype: str) -> None:
@@ -773,6 +785,7 @@ def test_inputs_are_never_modified() -> None:
             assert np.array_equal(array, before[name])
 
 
+@pytest.mark.needs("torch")
 def test_any_array_like() -> None:
     linear, embedding = nn.Linear(2, 2), nn.Embedding(4, 2)
     x = random(6, 4, dtype="float32")[::2, ::2]  # strided
@@ -816,7 +829,6 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
         ValueError,
         "x must be an array of real numbers; got list [[1.0], [1.0, 2.0]]",
     ),
-    (lambda: LINEAR(torch.ones(3, requires_grad=True)), TypeError, "x must be an array of real numbers; got Tensor"),
     (lambda: LINEAR.record("abc"), TypeError, "x must be an array of real numbers; got str of dtype"),
     (lambda: LINEAR.backward(TAPE, np.ones((2, 5))), ValueError, "dy must have shape (5, 2); got (2, 5)"),
     (lambda: LINEAR.backward(TAPE, ["a"]), TypeError, "dy must be an array of real numbers; got list"),
@@ -898,7 +910,6 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
         TypeError,
         "modules[1] must have a mapping parameters and set_parameters; got int",
     ),
-    (lambda: nn.SGD([torch.nn.Linear(1, 1)], 0.1), TypeError, "modules[0] must have a mapping parameters"),
     (lambda: nn.SGD([LINEAR, LINEAR], 0.1), ValueError, "modules must have each layer once; got modules[1] a second"),
     (lambda: nn.SGD([LINEAR], -0.1), ValueError, "learning_rate must be a number in [0, inf); got -0.1"),
     (lambda: nn.SGD([LINEAR], "0.1"), TypeError, "learning_rate must be a number in [0, inf); got str '0.1'"),
@@ -950,6 +961,15 @@ BAD: list[tuple[Callable[[], Any], type[Exception], str]] = [
         "grads[1].parameters['a'] must be an array of real numbers; got str",
     ),
 ]
+if "torch" not in WITHOUT:
+    BAD += [
+        (
+            lambda: LINEAR(torch.ones(3, requires_grad=True)),
+            TypeError,
+            "x must be an array of real numbers; got Tensor",
+        ),
+        (lambda: nn.SGD([torch.nn.Linear(1, 1)], 0.1), TypeError, "modules[0] must have a mapping parameters"),
+    ]
 
 
 @pytest.mark.parametrize(("call", "error", "message"), BAD, ids=[message for _, _, message in BAD])

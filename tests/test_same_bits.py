@@ -13,11 +13,11 @@ from cases import BACKENDS, CASES, DTYPES, assert_same_bits
 from conformance import Arrays, as_tuple, backend_of, draw_scan, make_layer, run_scan
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sharing import share_everything
 
 import fastrnn
-import fastrnn.layer
-from fastrnn.backends.tiled import outer_tasks
 from fastrnn.backends.tiled import pack as tiled_pack
+from fastrnn.backends.tiled import sums as tiled_sums
 
 BIT_TRUE = [name for name in BACKENDS if backend_of(name).same_bits]
 KINDS: dict[str, dict[str, Any]] = {
@@ -37,6 +37,7 @@ few_examples = settings(max_examples=8, deadline=None, database=None)
 seeds = st.integers(0, 2**32 - 1)
 
 
+@pytest.mark.needs("numba")
 def test_there_is_one() -> None:
     """The compiled backends keep the promise; without them the tests below would test nothing."""
     assert {"numba", "cython"} <= set(BIT_TRUE)
@@ -235,12 +236,11 @@ def test_threads(backend: str, kind: str, dtype: str, case: tuple[int, int, list
     layer = layer_of(backend, kind, dtype)
     values = draw_batch(layer, steps, batch, seed)
     rows, parameters = compute(layer, values, lengths)
-    with mock.patch.object(fastrnn.layer, "WORTH_A_THREAD", 1):
-        for n in (1, 2, 3):
-            with fastrnn.threads(n):
-                found, found_parameters = compute(layer, values, lengths)
-            assert_rows(found, rows, f"{n} threads")
-            assert_rows(found_parameters, parameters, f"{n} threads")
+    for n, rows_apart in ((1, 1), (2, 1), (2, 100), (3, 2), (3, 100)):
+        with share_everything(rows_apart), fastrnn.threads(n):
+            found, found_parameters = compute(layer, values, lengths)
+        assert_rows(found, rows, f"{n} threads")
+        assert_rows(found_parameters, parameters, f"{n} threads")
 
 
 @every_backend
@@ -266,18 +266,20 @@ def test_parts(backend: str, cell: str, dtype: str, parts: list[tuple[int, int]]
     assert_rows(run_scan(backend_of(backend), scan, dtype, parts, gradients=True), whole, "in parts")
 
 
+@pytest.mark.needs("numba")
 @pytest.mark.parametrize("rows", [1, 2, 5, 40])
 @pytest.mark.parametrize("case", ["lengths-reverse", "many-steps"])
 @pytest.mark.parametrize("cell", ["lstm", "gru_reset_before", "lstm_projected"])
 @every_backend
 def test_pieces(backend: str, cell: str, case: str, rows: int) -> None:
     """Long scans are computed in pieces, so that an interrupt is answered soon: the bits are those of one go."""
+
     scan = draw_scan(cell, CASES[case])
     whole = run_scan(backend_of(backend), scan, "float64", gradients=True)
     weights = sum(value.size for value in scan.parameters.values() if value.ndim == 2)
     with (
         mock.patch.object(tiled_pack, "PIECE", rows * weights),
-        mock.patch.object(outer_tasks, "PIECE", rows * weights),
+        mock.patch.object(tiled_sums, "PIECE", rows * weights),
     ):
         pieces = run_scan(backend_of(backend), scan, "float64", gradients=True)
         in_parts = run_scan(backend_of(backend), scan, "float64", [(0, 3), (3, scan.case.B)], gradients=True)

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import any_cell
+from sharing import share_everything
 
 import fastrnn
+from fastrnn.backends import load, numpy_
 
 T, B, I, H = 9, 3, 4, 6  # noqa: E741
 KINDS = {
@@ -181,11 +183,13 @@ def test_a_step_that_breaks_off_between_layers(x: np.ndarray) -> None:
     def broken(low: int, high: int) -> None:
         raise KeyboardInterrupt
 
-    whole = stream._parts
-    stream._parts = ([whole[0][0], broken], [whole[1][0], broken])
+    upper = [steps.parts[1] for steps in stream._steps]
+    for steps in stream._steps:
+        steps.parts[1] = broken
     with pytest.raises(KeyboardInterrupt):
         stream.step(x[0])
-    stream._parts = whole
+    for steps, part in zip(stream._steps, upper, strict=True):
+        steps.parts[1] = part
     for a, b in zip(stream.state, before, strict=True):
         np.testing.assert_array_equal(a, b)
     stream.step(x[0])
@@ -226,14 +230,22 @@ def test_repr() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_steps_are_spread_over_threads(kind, backend, x, monkeypatch):
+def test_steps_are_shared_by_threads(kind: str, backend: str, x: np.ndarray, monkeypatch: Any) -> None:
+    """Several threads take part, as soon as they are awake, and nobody can tell."""
     layer = KINDS[kind](backend=backend)
     alone = np.stack([*map(layer.stream(B).step, x)])
-    monkeypatch.setattr(fastrnn.layer, "WORTH_A_THREAD", 1)
-    parts = []
-    spread = fastrnn.layer.run
-    monkeypatch.setattr(fastrnn.layer, "run", lambda tasks: (parts.append(len(tasks)), spread(tasks)))
-    with fastrnn.threads(2):
-        together = np.stack([*map(layer.stream(B).step, x)])
-    assert parts == [2] * T
-    assert_same(layer, together, alone)
+    seen = []
+    if backend == "numpy":
+        spread = numpy_.threads_run
+        monkeypatch.setattr(numpy_, "threads_run", lambda tasks: (seen.append(len(tasks)), spread(tasks)))
+    else:
+        typed = load(backend).native.typed(layer.dtype)
+        step = typed.step_2d
+        monkeypatch.setattr(typed, "step_2d", lambda *given: seen.append(step(*given)) or seen[-1])
+    for _ in range(1000):  # of which the first ones find the worker asleep
+        with share_everything(), fastrnn.threads(2):
+            together = np.stack([*map(layer.stream(B).step, x)])
+        assert_same(layer, together, alone)
+        if 2 in seen:
+            break
+    assert 2 in seen

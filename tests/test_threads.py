@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sharing
+from sharing import share_everything
 
 import fastrnn
 from fastrnn.threads import checkpoint, get_num_threads, run, set_num_threads, threads
@@ -26,7 +28,11 @@ def workers() -> list[threading.Thread]:
 def script(code: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
     """Run a program of its own; a deadlock is a failure."""
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=timeout, check=False
+        [sys.executable, "-c", sharing.CODE + textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
     )
 
 
@@ -221,15 +227,14 @@ def test_a_checkpoint_outside_of_any_job_does_nothing() -> None:
     checkpoint()
 
 
-def test_results_of_a_layer_do_not_depend_on_threads(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastrnn.layer.WORTH_A_THREAD", 1)
+def test_results_of_a_layer_do_not_depend_on_threads(backend: str) -> None:
     layer = fastrnn.LSTM(5, 7, num_layers=2, bidirectional=True, backend=backend)
     x = np.random.default_rng(0).normal(size=(9, 17, 5)).astype(np.float32)
     lengths = np.random.default_rng(1).integers(0, 10, 17)
     expected = layer(x, lengths=lengths)[0]
     same_bits = layer._stack.layers[0].backend.same_bits
     for n in (2, 3, 5):
-        with threads(n):
+        with share_everything(), threads(n):
             y = layer(x, lengths=lengths)[0]
         np.testing.assert_allclose(y, expected, rtol=0 if same_bits else 1e-5, atol=0 if same_bits else 1e-6)
 
@@ -238,8 +243,7 @@ def test_results_of_a_layer_do_not_depend_on_threads(backend: str, monkeypatch: 
 
 BUSY = """
     import os, signal, sys, threading, time
-    import numpy as np, fastrnn, fastrnn.layer
-    fastrnn.layer.WORTH_A_THREAD = 1
+    import numpy as np, fastrnn
     layer = fastrnn.LSTM(8, 64, bidirectional=True, backend={backend!r})
     layer(np.zeros((2, 4, 8), np.float32))
     x = np.zeros((200_000, 8, 8), np.float32)
@@ -309,9 +313,8 @@ def test_fork(backend: str) -> None:
     done = script(f"""
         import os, sys, warnings
         warnings.simplefilter("ignore")
-        import numpy as np, fastrnn, fastrnn.layer
+        import numpy as np, fastrnn
         from fastrnn.threads import run
-        fastrnn.layer.WORTH_A_THREAD = 1
         fastrnn.set_num_threads(3)
         layer = fastrnn.LSTM(3, 4, bidirectional=True, backend={backend!r})
         x = np.random.default_rng(0).normal(size=(7, 5, 3))

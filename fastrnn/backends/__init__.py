@@ -9,22 +9,20 @@ import importlib
 import os
 import threading
 import warnings
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 from fastrnn.backends.contract import Backend
 from fastrnn.equations import Cell
 
 VARIABLE = "FASTRNN_BACKEND"
-# In the order of preference. Each module has `backend`, which makes it, and `unavailable`, which says why it cannot; one
-# that does not take any cell has `lacks`, which says why it does not take a cell.
+# In the order of preference. Each module has `backend`, which makes it, and `unavailable`, which says why it cannot. One
+# that does not take any cell has `lacks`, which says why it does not take a cell; `details` is for `fastrnn info`.
 _MODULES = {name: f"fastrnn.backends.{name}_" for name in ("numba", "cython", "numpy")}
 _loaded: dict[str, Backend] = {}
 _lock = threading.Lock()
 
 
-@dataclass(frozen=True)
-class Availability:
+class Availability(NamedTuple):
     """Whether a backend can be used here.
 
     Attributes
@@ -64,7 +62,7 @@ def backends() -> dict[str, Availability]:
 
 
 def choose(name: str | None = None, cell: Cell | None = None) -> str:
-    """The name of the backend to use for a cell: ``name``, else the environment's, else the first one that is available.
+    """The name of the backend to use for a cell: ``name``, else the environment's, else the first that is available.
 
     Without ``name``, a cell that the backend does not take goes to the next one that does, with a warning.
 
@@ -119,6 +117,13 @@ def load(name: str) -> Backend:
             if name not in _loaded:
                 _loaded[name] = cast(Backend, importlib.import_module(_MODULES[name]).backend())
             found = _loaded[name]
+    return found
+
+
+def details(name: str) -> dict[str, str]:
+    """What a backend that is available tells of itself: versions, instruction set."""
+    module = importlib.import_module(_MODULES[name])
+    found: dict[str, str] = module.details() if hasattr(module, "details") else {}
     return found
 
 

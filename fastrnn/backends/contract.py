@@ -35,23 +35,22 @@ state, dx and dstate depend neither on the other rows nor on how the rows are ha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from fastrnn.equations import Sizes
 from fastrnn.plan import Plan
+from fastrnn.record import Record
 
 Array = npt.NDArray[Any]
 States = tuple[Array, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class Rows:
+class Rows(Record):
     """The rows of one call, longest first, so that those still active at step s are the first ``active[s]``.
 
     ``order[r]`` is the place in the batch of sorted row r and ``lengths[r]`` its length; ``base[s]`` counts the valid
@@ -88,6 +87,18 @@ class Rows:
         tables = [int(t.__array_interface__["data"][0]) for t in (self.order, self.lengths, self.active, self.base)]
         return np.array([*tables, self.batch, self.longest], np.int64)
 
+    def piece(self, start: int, stop: int) -> Rows:
+        """The steps ``start`` to ``stop - 1`` of the same rows in the same order, as a scan of their own."""
+        lengths = np.clip(self.lengths - start, 0, stop - start)
+        base = self.base[start : stop + 1] - self.base[start]
+        return Rows(stop - start, self.batch, self.order, lengths, self.active[start:stop], base)
+
+    @cached_property
+    def even(self) -> bool:
+        """Whether all rows have one length and come in the batch's order."""
+        whole = self.longest == 0 or int(self.active[-1]) == self.batch
+        return whole and np.array_equal(self.order, np.arange(self.batch))
+
     @property
     def longest(self) -> int:
         """The number of steps of the longest row."""
@@ -107,15 +118,43 @@ class Pack(Protocol):
     dtype: np.dtype[Any]
 
 
+class Tape(Protocol):
+    """What a recording forward keeps."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what it holds, but for x and the pack."""
+
+
 Part = Callable[[int, int], None]  # run(low, high): do the work of sorted rows low .. high - 1
 Task = Callable[[], None]
+
+
+class Sums(Protocol):
+    """The gradients of the parameters of a scan that goes backward piece after piece of time, the last piece first."""
+
+    def add(self, tape: Any, work: Any) -> list[Task]:
+        """Tasks that together add a piece's share, to be done before the next piece is added; as for `gradients`."""
 
 
 class StepOf(Protocol):
     """One time step of all layers, bound to the states that it reads and writes."""
 
-    def __call__(self, x: Array, y: Array, threads: int) -> None:
+    def run(self, x: Array, y: Array, threads: int) -> None:
         """From x, (B, I) or (I,), to y, (B, O) or (O,), both C-contiguous; they may overlap."""
+
+
+@overload
+def each(states: States, at: int) -> States: ...
+
+
+@overload
+def each(states: None, at: int) -> None: ...
+
+
+def each(states: States | None, at: int) -> States | None:
+    """Of each state the part of one layer and direction, (B, S)."""
+    return None if states is None else tuple([state[at] for state in states])
 
 
 def cuts(rows: Rows, pieces: int, most: int | None = None) -> list[tuple[int, int]]:
@@ -139,7 +178,7 @@ class Backend(Protocol):
         """Copy parameters, named as in `Cell.parameter_shapes`; absent biases are zero."""
 
     def tape(self, pack: Any, rows: Rows, x: Array, reverse: bool) -> Any:
-        """Room for what a recording forward keeps. It holds ``pack``, ``rows`` and ``x``, which must not change."""
+        """A `Tape`: room for what a recording forward keeps. Holds ``pack``, ``rows`` and ``x``; none may change."""
 
     def forward(
         self,
@@ -154,12 +193,23 @@ class Backend(Protocol):
     ) -> Part:
         """Make ready a forward scan over these buffers. It may be run again and again, as a stream does."""
 
+    def scan(
+        self, pack: Any, rows: Rows, x: Array, y: Array, state: States | None, final: States, at: int, reverse: bool,
+        threads: int,
+    ) -> None:  # fmt: skip
+        """`forward` and `run` in one; of ``state`` and ``final``, (L*D, B, S_k) each, the parts ``at`` are meant."""
+
     def backward(self, tape: Any, dy: Array, dfinal: States, dx: Array, dstate: States) -> tuple[Any, Part]:
         """Make ready a backward scan: (work, run). ``work`` holds the gates' gradients that `gradients` reads."""
 
     def gradients(self, tape: Any, work: Any, into: Mapping[str, Array]) -> list[Task]:
         """Tasks that together write the gradients of all parameters in ``into``, for all rows, once all of them are
         through backward. They may run at once; the bits do not depend on who runs which.
+        """
+
+    def sums(self, into: Mapping[str, Array], total: int) -> Sums:
+        """The same for a scan of ``total`` valid steps that comes in pieces, `Rows.piece` each. What is in ``into``
+        after the first piece of time is, to the bit if `same_bits`, what `gradients` writes for the whole scan.
         """
 
     def run(self, parts: Sequence[Part], rows: Rows, threads: int) -> None:

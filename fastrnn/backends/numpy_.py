@@ -7,19 +7,19 @@ large product each. The bits of a row depend on the other rows, since BLAS sums 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from fastrnn.backends.contract import Array, Part, Rows, States, StepOf, Task, cuts
+from fastrnn.backends.contract import Array, Part, Rows, States, StepOf, Task, cuts, each
 from fastrnn.backends.evaluate import PROJECTION, Backward, Forward, Values
 from fastrnn.backends.steps import Piece, Steps
 from fastrnn.equations import Sizes
 from fastrnn.plan import Plan
+from fastrnn.record import Record
 from fastrnn.threads import checkpoint
 from fastrnn.threads import run as threads_run
 
@@ -27,8 +27,7 @@ WORTH_A_THREAD = 1 << 21  # multiply-adds that a thread should have to do, for w
 CHUNK = 1 << 20  # values of input products held at once: enough for BLAS, little beside the output
 
 
-@dataclass(frozen=True, eq=False)
-class NumpyPack:
+class NumpyPack(Record):
     """One layer and direction: the schedules of its cell, and the weights as they are multiplied.
 
     ``weight_ih`` and ``bias`` have their gates in the order of ``forward.input_order``; ``backward_ih`` in the cell's.
@@ -58,8 +57,7 @@ class NumpyPack:
         return tuple(self.sizes.width(width) for width in self.plan.cell.state_widths)
 
 
-@dataclass(frozen=True, eq=False)
-class NumpyTape:
+class NumpyTape(Record):
     """What a recording forward keeps, a row of each array for each valid step (its compact number)."""
 
     pack: NumpyPack
@@ -68,6 +66,11 @@ class NumpyTape:
     reverse: bool
     before: tuple[Array, ...]  # each state before the step
     kept: tuple[Array, ...]  # the nodes of plan.kept
+
+    @property
+    def nbytes(self) -> int:
+        """See the contract."""
+        return sum(array.nbytes for array in (*self.before, *self.kept))
 
     def operand(self, name: str | None) -> Array:
         """What a product multiplied."""
@@ -148,6 +151,13 @@ class NumpyBackend:
 
         return _Scan(run, rows.total * pack.weight_count)
 
+    def scan(
+        self, pack: NumpyPack, rows: Rows, x: Array, y: Array, state: States | None, final: States, at: int,
+        reverse: bool, threads: int,
+    ) -> None:  # fmt: skip
+        """Make ready and run."""
+        self.run([self.forward(pack, rows, x, y, each(state, at), each(final, at), reverse)], rows, threads)
+
     def backward(self, tape: NumpyTape, dy: Array, dfinal: States, dx: Array, dstate: States) -> tuple[Array, Part]:
         """A backward scan over these buffers; its work is (valid steps, gradient columns side by side)."""
         pack = tape.pack
@@ -168,14 +178,13 @@ class NumpyBackend:
 
         return work, _Scan(run, 2 * tape.rows.total * pack.weight_count)
 
-    def gradients(self, tape: NumpyTape, work: Array, into: Mapping[str, Array]) -> list[Callable[[], None]]:
+    def gradients(self, tape: NumpyTape, work: Array, into: Mapping[str, Array]) -> list[Task]:
         """A task for the input weights, one for each group of recurrent weights, and one for the biases and vectors."""
-        groups = [group.key for group in tape.pack.forward.groups]
-        tasks: list[Callable[[], None]] = [
-            partial(_gradient_ih, tape, work, into),
-            partial(_gradient_vectors, tape, work, into),
-        ]
-        return tasks + [partial(_gradient_recurrent, tape, work, into, names) for names in groups]
+        return self.sums(into, tape.rows.total).add(tape, work)
+
+    def sums(self, into: Mapping[str, Array], total: int) -> NumpySums:
+        """See the contract."""
+        return NumpySums(into)
 
     def run(self, parts: Sequence[Part], rows: Rows, threads: int) -> None:
         """Directions, and ranges of rows, each on a thread of its own."""
@@ -193,6 +202,28 @@ class NumpyBackend:
     def steps(self, packs: Sequence[NumpyPack], rows: Rows, state: States, final: States) -> StepOf:
         """The scans of all layers over one step, on arrays of their own."""
         return _Steps(self, packs, rows, state, final)
+
+
+class NumpySums:
+    """See `fastrnn.backends.contract.Sums`."""
+
+    def __init__(self, into: Mapping[str, Array]) -> None:
+        self.into = into
+        for array in into.values():
+            array[...] = 0
+
+    def add(self, tape: NumpyTape, work: Array) -> list[Task]:
+        """See the contract."""
+        found: list[Task] = [partial(add, tape, work, self.into) for add in (_gradient_ih, _gradient_vectors)]
+        groups = [group.key for group in tape.pack.forward.groups]
+        found += [partial(_gradient_recurrent, tape, work, self.into, names) for names in groups]
+        return [partial(_quietly, task) for task in found]
+
+
+def _quietly(task: Task) -> None:
+    """Infinities and NaN are computed with, without a warning."""
+    with np.errstate(all="ignore"):
+        task()
 
 
 class _Scan:
@@ -219,7 +250,8 @@ class _Steps:
             begin, end = tuple(s[index] for s in state), tuple(s[index] for s in final)
             self.parts.append(backend.forward(pack, rows, x, y, begin, end, False))
 
-    def __call__(self, x: Array, y: Array, threads: int) -> None:
+    def run(self, x: Array, y: Array, threads: int) -> None:
+        """From x to y."""
         self.values[0][0] = x
         for part in self.parts:
             self.backend.run([part], self.rows, threads)
@@ -313,7 +345,6 @@ def _gradient_ih(tape: NumpyTape, work: Array, into: Mapping[str, Array]) -> Non
     columns = tape.pack.columns
     dgates = _beside(work, [columns[index] for index in tape.pack.plan.input_columns])
     total = into["weight_ih"]
-    total[...] = 0
     for piece in Steps(tape.rows, 0, tape.rows.batch, tape.reverse).pieces(1 << 16):
         checkpoint()
         total += dgates[piece.compact].T @ piece.take(tape.x)
@@ -323,10 +354,10 @@ def _gradient_vectors(tape: NumpyTape, work: Array, into: Mapping[str, Array]) -
     plan, columns = tape.pack.plan, tape.pack.columns
     total = np.ones(len(work), work.dtype) @ work
     if "bias" in into:
-        into["bias"][...] = np.concatenate([total[columns[index]] for index in plan.input_columns])
+        into["bias"][...] += np.concatenate([total[columns[index]] for index in plan.input_columns])
     for name, index in plan.vector_columns.items():
         if name in into:
-            into[name][...] = total[columns[index]]
+            into[name][...] += total[columns[index]]
 
 
 def _gradient_recurrent(tape: NumpyTape, work: Array, into: Mapping[str, Array], names: tuple[str | None, ...]) -> None:
@@ -334,12 +365,12 @@ def _gradient_recurrent(tape: NumpyTape, work: Array, into: Mapping[str, Array],
     checkpoint()
     total = _beside(work, [columns[plan.product_columns[name]] for name in names]).T @ tape.operand(names[0])
     if names == PROJECTION:
-        into["weight_hr"][...] = total
+        into["weight_hr"][...] += total
         return
     hidden = tape.pack.sizes.hidden_size
     for j, name in enumerate(names):
         gate = plan.cell.recurrent_gates.index(str(name))
-        into["weight_hh"][gate * hidden : (gate + 1) * hidden] = total[j * hidden : (j + 1) * hidden]
+        into["weight_hh"][gate * hidden : (gate + 1) * hidden] += total[j * hidden : (j + 1) * hidden]
 
 
 def _frozen(values: Array, dtype: np.dtype[Any]) -> Array:

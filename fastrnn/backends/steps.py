@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ class Steps:
         counts = np.clip(rows.active - low, 0, high - low)
         self.counts = counts[: int(np.count_nonzero(counts))]
         self.starts = np.concatenate(([0], np.cumsum(self.counts)))
-        self.even = len(rows.active) == 0 or int(rows.active[-1]) == rows.batch  # all rows of one length, in order
+        self.even = rows.even
         self.places = self.places_of(0, high - low)
 
     def places_of(self, first: int, last: int) -> Index:
@@ -48,16 +47,12 @@ class Steps:
             first = last
 
 
-@dataclass(eq=False)
 class Piece:
-    """The steps ``first`` to ``last - 1``."""
+    """The steps ``first`` to ``last - 1`` of some rows."""
 
-    all: Steps
-    first: int
-    last: int
-
-    def __post_init__(self) -> None:
-        steps, rows = self.all, self.all.rows
+    def __init__(self, steps: Steps, first: int, last: int) -> None:
+        self.all, self.first, self.last = steps, first, last
+        rows = steps.rows
         self._counts: list[int] = steps.counts[self.first : self.last].tolist()
         self._starts: list[int] = (steps.starts[self.first : self.last] - steps.starts[self.first]).tolist()
         if steps.even:

@@ -22,6 +22,7 @@ GROUPS = {
     "deep": "layers and directions",
     "ragged": "rows of different lengths beside the same rows padded, as in pytorch#149194",
     "float64": "double precision",
+    "denormal": "inputs, states and gradients below the smallest normal number beside usual ones, as in oneDNN#561",
     "quick": "a few of each, for a first look",
 }
 _QUICK = (
@@ -56,6 +57,8 @@ class Case:
     ragged : bool
         Whether the rows have different lengths; see `lengths`.
     dtype : {"float32", "float64"}
+    denormal : bool
+        Whether x, dy, all states and gradients are denormal: x and dy are scaled down, and the biases are zero.
     threads : int
     groups : tuple of str
         Names out of `GROUPS`.
@@ -71,6 +74,7 @@ class Case:
     directions: int = 1
     ragged: bool = False
     dtype: str = "float32"
+    denormal: bool = False
     threads: int = 1
     groups: tuple[str, ...] = ()
 
@@ -87,6 +91,7 @@ class Case:
         if self.layers > 1:
             parts.append(f"L{self.layers}")
         parts += ["bi"] * (self.directions == 2) + ["ragged"] * self.ragged + ["f64"] * (self.dtype == "float64")
+        parts += ["denormal"] * self.denormal
         if self.threads > 1:
             parts.append(f"t{self.threads}")
         return "-".join(parts)
@@ -122,7 +127,7 @@ class Case:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Case:
         """The reverse of `to_json`."""
-        fields = {name: data[name] for name in cls.__dataclass_fields__}
+        fields = {name: data[name] for name in cls.__dataclass_fields__ if name in data}  # older files have fewer
         return cls(**{**fields, "groups": tuple(data["groups"])})
 
 
@@ -219,6 +224,9 @@ def _special() -> Iterator[Case]:
     yield _case("lstm", "step", 1, 1, 128, 128, "float64", dtype="float64")
     yield _case("lstm", "forward", 128, 16, 128, 128, "float64", dtype="float64")
     yield _case("gru", "training", 64, 16, 128, 128, "float64", dtype="float64")
+    for cell, mode in (("lstm", "forward"), ("lstm", "training"), ("gru", "training")):
+        for denormal in (False, True):
+            yield _case(cell, mode, 100, 16, 96, 96, "denormal", denormal=denormal)
 
 
 def _with_quick(cases: Iterable[Case]) -> tuple[Case, ...]:

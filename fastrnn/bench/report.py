@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from fastrnn.bench import memory
 from fastrnn.bench.compare import Change, overall
 from fastrnn.bench.contenders import contender
 from fastrnn.bench.machine import Limits
@@ -49,6 +51,9 @@ def show_results(console: Console, run: Run) -> None:
     latency = [result for result in run.results if result.latency]
     if latency:
         console.print(_latency_table(latency))
+    pairs = denormal_pairs(run.results)
+    if pairs:
+        console.print(_denormal_table(pairs))
     _show_problems(console, run)
     ratios = [result.ratio for result in run.results if result.ratio is not None]
     if ratios:
@@ -58,6 +63,18 @@ def show_results(console: Console, run: Run) -> None:
             f"[{style}]{geometric_mean(ratios):.2f} times as fast as the best peer in geometric mean over "
             f"{len(ratios)} cases, {min(ratios):.2f} at the worst; {lost} {'loss' if lost == 1 else 'losses'}.[/]"
         )
+
+
+def show_memory(console: Console, uses: Sequence[memory.Use], size: memory.Size) -> None:
+    """What a long batch takes."""
+    title = f"memory beyond weights, x and dy: LSTM T{size.T} B{size.B} H{size.H}, MB"
+    table = Table("", "", title=title, title_justify="left", padding=(0, 0, 0, 1))
+    for name in ("peak", "held for backward", "of it our tape", "seconds"):
+        table.add_column(name, justify="right")
+    for use in uses:
+        figures = [memory.megabytes(count) for count in (use.peak, use.held, use.tape)]
+        table.add_row(contender(use.contender).title, use.way, *figures, _digits(use.seconds))
+    console.print(table)
 
 
 def show_changes(console: Console, changes: Sequence[Change], warnings: Sequence[str]) -> None:
@@ -127,6 +144,29 @@ def _latency_table(results: Sequence[Result]) -> Table:
             table.add_row(label, contender(name).title, *values, f"{0.01 / found['p50']:,.0f}")
             label = ""
     table.caption, table.caption_justify = "Real time is a step every 10 ms, as in audio.", "left"
+    return table
+
+
+def denormal_pairs(results: Sequence[Result]) -> list[tuple[str, dict[str, float]]]:
+    """By case, each contender's time with denormal numbers over that with usual ones."""
+    usual = {result.case.id: result for result in results if not result.case.denormal}
+    found = []
+    for result in results:
+        other = usual.get(replace(result.case, denormal=False).id)
+        if result.case.denormal and other is not None:
+            before = {entry.contender: entry.minimum for entry in other.timed()}
+            ratios = {e.contender: e.minimum / before[e.contender] for e in result.timed() if e.contender in before}
+            found.append((other.case.id, ratios))
+    return found
+
+
+def _denormal_table(pairs: Sequence[tuple[str, dict[str, float]]]) -> Table:
+    names = list(dict.fromkeys(name for _, ratios in pairs for name in ratios))
+    table = Table("case", title="time with denormal numbers over that with usual ones", title_justify="left")
+    for name in names:
+        table.add_column(contender(name).title, justify="right")
+    for case, ratios in pairs:
+        table.add_row(case, *(_times(ratios.get(name)) for name in names))
     return table
 
 

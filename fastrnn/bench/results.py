@@ -120,12 +120,15 @@ class Run:
     missing : dict of str to str
         Contenders that are not here, and why.
     results : list of Result
+    memory : list of dict
+        What a long batch takes, `memory.Use` as plain values; empty unless it was asked for.
     """
 
     environment: dict[str, Any]
     machine: dict[str, Any]
     missing: dict[str, str]
     results: list[Result]
+    memory: list[dict[str, Any]] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
         """Write it as JSON."""
@@ -135,6 +138,7 @@ class Run:
             "machine": self.machine,
             "missing": self.missing,
             "results": [_to_json(result) for result in self.results],
+            "memory": self.memory,
         }
         path.write_text(json.dumps(_rounded(data), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
@@ -152,7 +156,7 @@ class Run:
             if data["format"] != FORMAT:
                 raise ValueError(f"format {data['format']}")
             results = [_from_json(result) for result in data["results"]]
-            return cls(data["environment"], data["machine"], data["missing"], results)
+            return cls(data["environment"], data["machine"], data["missing"], results, data.get("memory", []))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: expected a file that `fastrnn bench --json` wrote: {error}") from error
 

@@ -114,6 +114,9 @@ def make(case: Case, seed: int = 0) -> Workload:
         outside = np.arange(case.T)[:, None] >= lengths
         x[outside], dy[outside] = 0, 0
     parameters = {name: np.array(value) for name, value in layer.parameters.items()}
+    if case.denormal:
+        x, dy = (array * np.asarray(np.finfo(case.dtype).tiny / 16, case.dtype) for array in (x, dy))
+        parameters = {name: value * (not name.startswith("bias")) for name, value in parameters.items()}
     return Workload(case, parameters, x, dy, _expected(case, parameters, x, dy))
 
 

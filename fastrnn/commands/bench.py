@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastrnn.bench import cases, compare, contenders, environment, machine, plots
+from fastrnn.bench import cases, compare, contenders, environment, machine, memory, plots
 from fastrnn.bench.cases import Case
 from fastrnn.bench.machine import Limits
 from fastrnn.bench.results import Result, Run
@@ -38,6 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cells", nargs="+", choices=cases.CELLS, metavar="CELL", help="lstm, gru, rnn (default: all)")
     parser.add_argument("--modes", nargs="+", choices=cases.MODES, metavar="MODE", help="step, forward, training")
     parser.add_argument("--groups", nargs="+", choices=list(cases.GROUPS), metavar="GROUP", help="see below")
+    parser.add_argument("--memory", action="store_true", help="not the speed, but the memory of a long batch")
     parser.add_argument("--cases", default="", metavar="TEXT", help="only those with this in their names")
     parser.add_argument("--list", action="store_true", help="show the cases and contenders, and measure nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
@@ -61,6 +63,8 @@ def run(options: argparse.Namespace) -> int:
         return _compare(console, *options.compare)
     chosen = _cases(options)
     names, missing = _contenders(options.contenders)
+    if options.memory:
+        return _memory(console, names, missing, options)
     if options.list:
         return _list(console, chosen, missing)
     from fastrnn.bench import report
@@ -85,6 +89,25 @@ def run(options: argparse.Namespace) -> int:
         return 130
     ours = [entry for result in results for entry in result.entries if contenders.contender(entry.contender).ours]
     return int(any(entry.status in ("wrong", "failed") for entry in ours))
+
+
+def _memory(console: Console, names: list[str], missing: dict[str, str], options: argparse.Namespace) -> int:
+    """Measure the memory of a long batch, and write it."""
+    from fastrnn.bench import report
+
+    size = memory.Size(T=100, H=128) if options.quick else memory.Size()
+    with _progress(console) as progress:
+        bar = progress.add_task("memory", total=None, after="")
+        try:
+            uses = memory.measure(names, size, lambda what: progress.update(bar, after=what))
+        except RuntimeError as error:
+            raise CommandError(str(error)) from error
+    report.show_memory(console, uses, size)
+    found = Run(environment.describe({}), {}, missing, [], [{**asdict(size), **asdict(use)} for use in uses])
+    if options.json:
+        found.save(options.json)
+        console.print(f"figures: {options.json}")
+    return 0
 
 
 def _check_packages(options: argparse.Namespace) -> None:

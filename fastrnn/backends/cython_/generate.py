@@ -1,8 +1,12 @@
-"""What the build prints: each cell's kernels as C, for each element type and instruction set, and the frame's fields."""
+"""What the build prints: each cell's kernels as C, for each element type and instruction set, and the frame's fields.
+
+A file holds one element type and instruction set; the compiler is told the latter. Constants come from where Python has
+them, so that nothing is written twice.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +18,7 @@ from fastrnn import cells
 from fastrnn.backends.cython_.c_text import Functions
 from fastrnn.backends.cython_.sets import SETS
 from fastrnn.backends.tiled import box, frame, outer, program
-from fastrnn.backends.tiled.emitter import FLAG, WHOLE, Emitter
+from fastrnn.backends.tiled.emitter import WHOLE, Emitter
 from fastrnn.backends.tiled.outer import Operands, emit_outer
 from fastrnn.backends.tiled.program import KINDS, Program
 from fastrnn.equations import Cell, trace

@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 
 from fastrnn.backends.cython_.sets import SETS
-from fastrnn.backends.tiled.native import KernelOf
+from fastrnn.backends.tiled.native import KernelOf, RunOn, Typed
 from fastrnn.backends.tiled.program import Program
 from fastrnn.backends.tiled.target import Target
 from fastrnn.plan import Plan
 
 # What the extension's functions are under the same names.
 _FUNCTIONS = (
-    "run", "run_as_team", "run_list", "step", "serve", "rouse", "awake", "room", "point", "point_both", "step_offsets",
-    "history_offsets",
+    "run", "run_as_team", "run_list", "serve", "rouse", "awake", "room", "step_offsets", "history_offsets",
 )  # fmt: skip
 
 
@@ -26,13 +25,10 @@ class CythonNative:
     run: Any
     run_as_team: Any
     run_list: Any
-    step: Any
     serve: Any
     rouse: Any
     awake: Any
     room: Any
-    point: Any
-    point_both: Any
     step_offsets: Any
     history_offsets: Any
 
@@ -40,6 +36,7 @@ class CythonNative:
         self.extension, self.target = extension, SETS[isa].target
         for name in _FUNCTIONS:
             setattr(self, name, getattr(extension, name))
+        self._typed = _Typed(extension)
         self._units = {size: (at, cells) for name, size, at, cells in extension.units() if name == isa}
 
     def program(self, plan: Plan, dtype: np.dtype[Any]) -> Program:
@@ -62,6 +59,23 @@ class CythonNative:
     def weight_gradient(self, dtype: np.dtype[Any]) -> KernelOf:
         """See `Native`."""
         return self.extension.WEIGHT_GRADIENT, self._units[dtype.itemsize][0]
+
+    def typed(self, dtype: np.dtype[Any]) -> Typed:
+        """See `Native`: the extension's functions take both."""
+        return self._typed
+
+
+class _Typed:
+    """See `fastrnn.backends.tiled.native.Typed`."""
+
+    def __init__(self, extension: Any) -> None:
+        self.point_2d = self.point_3d = extension.point
+        self.step_1d = self.step_2d = extension.step
+        self._run_on: RunOn = extension.run_on
+
+    def run_on(self, states: int) -> RunOn:
+        """See `Typed`: one for any number of states."""
+        return self._run_on
 
 
 @lru_cache(maxsize=512)

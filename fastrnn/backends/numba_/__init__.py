@@ -7,9 +7,9 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fastrnn.backends.tiled.backend import NumbaBackend
+    from fastrnn.backends.contract import Backend
 
-__all__ = ["NumbaBackend", "unavailable"]
+__all__ = ["backend", "details", "unavailable"]
 
 
 def unavailable() -> str | None:
@@ -19,6 +19,22 @@ def unavailable() -> str | None:
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         return "NUMBA_DISABLE_JIT is set"
     return None
+
+
+def details() -> dict[str, str]:
+    """What `fastrnn info` tells of this backend."""
+    import llvmlite
+    import numba
+
+    from fastrnn.backends.numba_.target import target
+
+    vectors = target()
+    return {
+        "Numba": numba.__version__,
+        "llvmlite": llvmlite.__version__,
+        "vectors": f"{vectors.vector_bytes} bytes, {vectors.registers} registers, "
+        + ("fused multiply-add" if vectors.fma else "no fused multiply-add"),
+    }
 
 
 def backend() -> Backend:

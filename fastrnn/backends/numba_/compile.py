@@ -1,12 +1,13 @@
-"""Compilation: Numba's disk cache where there is a place for it, and calls that cost next to nothing."""
+"""Compilation: kernels that are kept on disk, and calls that cost next to nothing."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 from numba import njit
+
+from fastrnn.backends.numba_.cache import KernelCache
 
 
 def inner(function: Callable[..., Any]) -> Any:
@@ -18,26 +19,10 @@ def inner(function: Callable[..., Any]) -> Any:
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """A kernel: compiled on first use and kept on disk; without a writable place for that, in memory alone."""
-    try:
-        return njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError as error:  # Numba found no directory that it can write to
-        _say_once(error)
-        return njit(nogil=True, error_model="numpy")(function)
-
-
-_said: list[str] = []
-
-
-def _say_once(error: RuntimeError) -> None:
-    if not _said:
-        _said.append(str(error))
-        warnings.warn(
-            f"compiled kernels are not kept on disk, so every process compiles anew ({error}); "
-            "set NUMBA_CACHE_DIR to a writable directory to keep them",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+    """A kernel: compiled on first use and kept on disk, where there is a place for that."""
+    dispatcher = njit(nogil=True, error_model="numpy")(function)
+    dispatcher._cache = KernelCache(f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}")
+    return dispatcher
 
 
 def compiled_for(dispatcher: Any, signature: tuple[Any, ...]) -> Callable[..., Any]:
@@ -45,7 +30,7 @@ def compiled_for(dispatcher: Any, signature: tuple[Any, ...]) -> Callable[..., A
 
     It does without Numba's look-up of the arguments' types, which takes longer than a small step.
     """
-    return _compiled(dispatcher, signature).entry_point  # type: ignore[no-any-return]
+    return _compiled(dispatcher, signature).entry_point
 
 
 def address_of(dispatcher: Any, signature: tuple[Any, ...]) -> int:

@@ -2,9 +2,9 @@
 
 These functions know no cell. A frame holds the address of its kernel, so that one compilation of each serves all.
 
-A *box* is a worker's mailbox. Its state says whether the worker sleeps, is being woken, waits for a job or is taken by a
-caller; only who has taken it may post a job, and only the worker says that one is done. A worker that has waited long
-enough goes to sleep, in Python, where it costs nothing (see `fastrnn.backends.tiled.team`).
+A *box* is a worker's mailbox. Its state says whether the worker sleeps, is being woken, waits for a job or is taken by
+a caller; only who has taken it may post a job, and only the worker says that one is done. A worker that has waited long
+enough goes to sleep, in Python, where it costs nothing (see `fastrnn.backends.tiled.crew`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def call(here, low, high, start, stop):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def run(program, frame, low, high, start, stop):  # type: ignore[no-untyped-def]
+def run(frame, low, high, start, stop):  # type: ignore[no-untyped-def]
     """Run the kernel of a frame."""
     call(frame.ctypes.data, low, high, start, stop)
     keep(frame)
@@ -44,7 +44,7 @@ def run(program, frame, low, high, start, stop):  # type: ignore[no-untyped-def]
 
 @inner
 def point_at(frame, field, array):  # type: ignore[no-untyped-def]
-    """Write an array's address into a field of the frame, and its first two strides, those of x, into the next two."""
+    """Write an array's address into a field of the frame; of three axes the first two strides into the next two."""
     frame[field] = array.ctypes.data
     if array.ndim == 3:
         frame[field + 1] = array.strides[0]
@@ -52,13 +52,7 @@ def point_at(frame, field, array):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def point(program, frame, field, array):  # type: ignore[no-untyped-def]
-    """`point_at` for one array."""
-    point_at(frame, field, array)
-
-
-@compiled
-def point_both(program, frame, field, array, other_field, other):  # type: ignore[no-untyped-def]
+def point(frame, field, array, other_field, other):  # type: ignore[no-untyped-def]
     """`point_at` for two arrays."""
     point_at(frame, field, array)
     point_at(frame, other_field, other)
@@ -77,7 +71,7 @@ def call_from_list(here):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def serve(program, box, looks):  # type: ignore[no-untyped-def]
+def serve(box, looks):  # type: ignore[no-untyped-def]
     """Do the jobs that are posted in a box, until none has come for so many looks; then the box is asleep."""
     here = box.ctypes.data
     seen = load_acquire(here + 8 * JOB)
@@ -104,7 +98,7 @@ def serve(program, box, looks):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def rouse(program, box):  # type: ignore[no-untyped-def]
+def rouse(box):  # type: ignore[no-untyped-def]
     """Whether the box was asleep; then it is being woken from now on, by whoever called this."""
     found = exchange_if(box.ctypes.data + 8 * STATE, ASLEEP, WAKING)
     keep(box)
@@ -112,7 +106,7 @@ def rouse(program, box):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def awake(program, box, looks):  # type: ignore[no-untyped-def]
+def awake(box, looks):  # type: ignore[no-untyped-def]
     """Wait, so many looks at the most, until a box that is being woken is awake; whether it is."""
     here = box.ctypes.data
     for _ in range(looks):
@@ -121,7 +115,7 @@ def awake(program, box, looks):  # type: ignore[no-untyped-def]
         pause()
     found = load_acquire(here + 8 * STATE)
     keep(box)
-    return found == WAITING or found == TAKEN
+    return found in (WAITING, TAKEN)
 
 
 @inner
@@ -179,7 +173,26 @@ def as_team(boxes, frames, size, most, low, high, start, stop):  # type: ignore[
 
 
 @compiled
-def run_as_team(program, boxes, frames, low, high, start, stop):  # type: ignore[no-untyped-def]
+def run_on(frame, table, x, y, state, final, at, zeros):  # type: ignore[no-untyped-def]
+    """Point a copy of a forward frame at its rows and arrays, of the states at their parts ``at``, and run it whole."""
+    for i in range(len(table)):
+        frame[f.ORDER + i] = table[i]
+    point_at(frame, f.X, x)
+    point_at(frame, f.Y, y)
+    for k in range(len(final)):
+        fields = f.FIRST_STATE + f.STATE_FIELDS * k
+        frame[fields + f.STATE_INITIAL] = 0 if zeros else state[k].ctypes.data + at * state[k].strides[0]
+        frame[fields + f.STATE_FINAL] = final[k].ctypes.data + at * final[k].strides[0]
+    call(frame.ctypes.data, 0, frame[f.BATCH], 0, frame[f.LONGEST])
+    keep(frame)
+    keep(x)
+    keep(y)
+    keep(state)
+    keep(final)
+
+
+@compiled
+def run_as_team(boxes, frames, low, high, start, stop):  # type: ignore[no-untyped-def]
     """`as_team` with as many members as there are frames, (members, size)."""
     members = as_team(boxes, frames.ctypes.data, frames.shape[1], len(frames), low, high, start, stop)
     keep(frames)
@@ -187,7 +200,7 @@ def run_as_team(program, boxes, frames, low, high, start, stop):  # type: ignore
 
 
 @compiled
-def run_list(program, boxes, frames, ranges, most):  # type: ignore[no-untyped-def]
+def run_list(boxes, frames, ranges, most):  # type: ignore[no-untyped-def]
     """Run kernels that have nothing to do with one another, each with a frame and (low, high, start, stop) of its own.
 
     Those workers that wait for a job help, ``most`` threads in all. How many took part.
@@ -211,7 +224,7 @@ def run_list(program, boxes, frames, ranges, most):  # type: ignore[no-untyped-d
 
 
 @compiled
-def step(program, boxes, frames, x, y):  # type: ignore[no-untyped-def]
+def step(boxes, frames, x, y):  # type: ignore[no-untyped-def]
     """One time step of every layer of a stack, ``x`` in and ``y`` out, both (rows, size) or (size,).
 
     ``frames`` is (layers, members, size): with more than one member the units are shared as in `as_team`.
@@ -237,13 +250,13 @@ def step(program, boxes, frames, x, y):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def room(program, frame, rows, steps, members):  # type: ignore[no-untyped-def]
+def room(frame, rows, steps, members):  # type: ignore[no-untyped-def]
     """The bytes of scratch for a forward scan, `scan.scratch_bytes`, with as many steps at once as a chunk may have."""
     return scratch_bytes(frame, rows, min(max(frame[f.CHUNK], rows), rows * steps), members)
 
 
 @compiled
-def step_offsets(program, order, lengths, active, base, reverse, step_bytes, row_bytes):  # type: ignore[no-untyped-def]
+def step_offsets(order, lengths, active, base, reverse, step_bytes, row_bytes):  # type: ignore[no-untyped-def]
     """Where every valid step of every row stands in an array over time and batch, by compact number."""
     offsets = np.empty(base[-1], np.int64)
     for s in range(len(active)):
@@ -252,7 +265,7 @@ def step_offsets(program, order, lengths, active, base, reverse, step_bytes, row
 
 
 @compiled
-def history_offsets(program, active, base, batch, stride):  # type: ignore[no-untyped-def]
+def history_offsets(active, base, batch, stride):  # type: ignore[no-untyped-def]
     """Where the state before every valid step stands in a state's history, by compact number."""
     offsets = np.empty(base[-1], np.int64)
     for s in range(len(active)):

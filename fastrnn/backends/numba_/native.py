@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 from numba import from_dtype, types
 
-from fastrnn.backends.contract import Array
 from fastrnn.backends.numba_ import host, scan
 from fastrnn.backends.numba_.compile import address_of, compiled_for
 from fastrnn.backends.numba_.target import target
 from fastrnn.backends.numba_.types import Shared, type_of
-from fastrnn.backends.tiled.native import KernelOf
+from fastrnn.backends.tiled.native import KernelOf, Typed
 from fastrnn.backends.tiled.program import Program
 from fastrnn.plan import Plan
 
 SCAN_ARGUMENTS = (types.int64,) * 5  # frame, low, high, start, stop
 WORDS, WORDS_2D, WORDS_3D = (types.Array(types.int64, ndim, "C") for ndim in (1, 2, 3))
-HOST = Shared("host")
-
-
-def _called(function: Any, *arguments: Any) -> Any:
-    """A function of `host`, ready to be called."""
-    return partial(compiled_for(function, (type_of(HOST), *arguments)), HOST)
 
 
 class NumbaNative:
@@ -32,8 +25,7 @@ class NumbaNative:
 
     def __init__(self) -> None:
         whole = types.int64
-        self.run = _called(host.run, WORDS, *[whole] * 4)
-        self._calls: dict[Any, Any] = {}
+        self.run = compiled_for(host.run, (WORDS, *[whole] * 4))
 
     def program(self, plan: Plan, dtype: np.dtype[Any]) -> Program:
         """See `Native`."""
@@ -52,42 +44,54 @@ class NumbaNative:
         return address_of(scan.weight_gradient, (type_of(Shared("outer", dtype)), *SCAN_ARGUMENTS)), 0
 
     def __getattr__(self, name: str) -> Any:
-        """The other functions are compiled when they are first used, those of arrays for their types."""
+        """The other functions are compiled when they are first used."""
         found = _SIMPLE.get(name)
         if found is None:
             raise AttributeError(name)
         function, arguments = found
-        called = _called(function, *arguments)
+        called = compiled_for(function, arguments)
         setattr(self, name, called)
         return called
 
-    def point(self, frame: Array, field: int, array: Array) -> None:
+    def typed(self, dtype: np.dtype[Any]) -> Typed:
         """See `Native`."""
-        key = "point", array.ndim, array.dtype
-        called = self._calls.get(key)
-        if called is None:
-            called = self._calls[key] = _called(host.point, WORDS, types.int64, _array(array))
-        called(frame, field, array)
-
-    def point_both(self, frame: Array, field: int, array: Array, other_field: int, other: Array) -> None:
-        """See `Native`."""
-        key = "point_both", array.ndim, array.dtype
-        called = self._calls.get(key)
-        if called is None:
-            kind = _array(array)
-            called = self._calls[key] = _called(host.point_both, WORDS, types.int64, kind, types.int64, kind)
-        called(frame, field, array, other_field, other)
-
-    def step(self, boxes: Array, frames: Array, x: Array, y: Array) -> int:
-        """See `Native`."""
-        key = "step", x.ndim, x.dtype
-        called = self._calls.get(key)
-        if called is None:
-            kind = types.Array(from_dtype(x.dtype), x.ndim, "C")
-            called = self._calls[key] = _called(host.step, WORDS, WORDS_3D, kind, kind)
-        return int(called(boxes, frames, x, y))
+        return _typed(dtype.name)
 
 
+class _Typed:
+    """See `fastrnn.backends.tiled.native.Typed`."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        whole, kind = types.int64, from_dtype(dtype)
+        one, two, three = types.Array(kind, 1, "C"), types.Array(kind, 2, "C"), types.Array(kind, 3, "A")
+        self.point_2d = compiled_for(host.point, (WORDS, whole, two, whole, two))
+        self.point_3d = compiled_for(host.point, (WORDS, whole, three, whole, three))
+        self._scans: dict[int, Any] = {}
+        self._states = types.Array(kind, 3, "C")
+        self._scan = (WORDS, WORDS, three, three)
+        self._steps = {ndim: (WORDS, WORDS_3D, kind, kind) for ndim, kind in ((1, one), (2, two))}
+
+    def run_on(self, states: int) -> Any:
+        """See `Typed`."""
+        found = self._scans.get(states)
+        if found is None:
+            several = types.UniTuple(self._states, states)
+            arguments = (*self._scan, several, several, types.int64, types.boolean)
+            found = self._scans[states] = compiled_for(host.run_on, arguments)
+        return found
+
+    @cached_property
+    def step_1d(self) -> Any:
+        """See `Typed`."""
+        return compiled_for(host.step, self._steps[1])
+
+    @cached_property
+    def step_2d(self) -> Any:
+        """See `Typed`."""
+        return compiled_for(host.step, self._steps[2])
+
+
+_typed = lru_cache(maxsize=2)(lambda dtype: _Typed(np.dtype(dtype)))
 _SIMPLE = {
     "run_as_team": (host.run_as_team, (WORDS, WORDS_2D, *[types.int64] * 4)),
     "run_list": (host.run_list, (WORDS, WORDS_2D, WORDS_2D, types.int64)),
@@ -98,11 +102,6 @@ _SIMPLE = {
     "step_offsets": (host.step_offsets, (*[WORDS] * 4, types.boolean, types.int64, types.int64)),
     "history_offsets": (host.history_offsets, (WORDS, WORDS, types.int64, types.int64)),
 }
-
-
-def _array(array: Array) -> Any:
-    """The type of arrays of as many axes, however they lie in memory."""
-    return types.Array(from_dtype(array.dtype), array.ndim, "A" if array.ndim == 3 else "C")
 
 
 @lru_cache(maxsize=512)

@@ -268,10 +268,11 @@ def store_adjoints(frame, order, low, high):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def weight_gradient(program, here, low, high, start, stop):  # type: ignore[no-untyped-def]
-    """Rows low .. high - 1 of ``into[m, n]`` = the sum over rows start .. stop - 1 of a[row, m] * b[row, n]; see `outer`.
+def weight_gradient(program, here, low, high, more, count):  # type: ignore[no-untyped-def]
+    """Rows low .. high - 1 of ``into[m, n]``, the sum over ``count`` rows of a[row, m] * b[row, n].
 
-    With start > 0 the sum is added to what is there.
+    See `outer`. With ``more`` the sum is added to what is there. Blocks go from the last to the first, the order in
+    which backward makes them, so that a sum over pieces of time is the sum over the whole.
     """
     mode = flush_denormals()
     frame = whole_numbers(here, FRAME)
@@ -280,23 +281,15 @@ def weight_gradient(program, here, low, high, start, stop):  # type: ignore[no-u
     into = frame[f.OUTER_INTO] + low * into_stride
     room = np.empty(BLOCK_BYTES + 64, np.uint8)
     copied = (room.ctypes.data + 63) // 64 * 64
-    for first in range(start, stop, outer.BLOCK):
-        rows = min(outer.BLOCK, stop - first)
+    first = (count - 1) // outer.BLOCK * outer.BLOCK
+    overwrites = more == 0
+    while first >= 0:
+        rows = min(outer.BLOCK, count - first)
         table = frame[f.OUTER_B_OFFSETS] + 8 * first
         there = a + first * a_stride
-        outer_product(
-            program,
-            there,
-            a_stride,
-            frame[f.OUTER_B],
-            table,
-            into,
-            into_stride,
-            rows,
-            high - low,
-            width,
-            copied,
-            first == 0,
-        )
+        b, height = frame[f.OUTER_B], high - low
+        outer_product(program, there, a_stride, b, table, into, into_stride, rows, height, width, copied, overwrites)
+        first -= outer.BLOCK
+        overwrites = False
     restore_mode(mode)
     keep(room)

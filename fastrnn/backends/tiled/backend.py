@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fastrnn.backends.contract import Array, Part, Rows, States
+from fastrnn.backends.contract import Array, Part, Rows, States, Task, each
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.crew import Crew
+from fastrnn.backends.tiled.frame import address
 from fastrnn.backends.tiled.native import Native
-from fastrnn.backends.tiled.outer_tasks import Products
-from fastrnn.backends.tiled.pack import TiledPack, address, aligned
+from fastrnn.backends.tiled.pack import TiledPack, aligned
 from fastrnn.backends.tiled.scan import Scan
 from fastrnn.backends.tiled.steps import Steps
+from fastrnn.backends.tiled.sums import TiledSums
 from fastrnn.equations import Sizes
 from fastrnn.plan import Plan
 
@@ -30,6 +31,11 @@ class Tape:
     reverse: bool
     kept: Array  # (N, kept columns)
     history: States  # (B + N, padded width) each: the initial states, then the state after each step
+
+    @property
+    def nbytes(self) -> int:
+        """See the contract."""
+        return self.kept.nbytes + sum(array.nbytes for array in self.history)
 
 
 @dataclass(eq=False)
@@ -63,45 +69,66 @@ class TiledBackend:
         tape: Tape | None = None,
     ) -> Scan:  # fmt: skip
         """See the contract."""
-        frame, native = pack.frame.copy(), self.native
+        frame, typed = pack.frame.copy(), pack.typed
         if reverse:
             frame[f.REVERSE] = 1
-        native.point_both(frame, f.X, x, f.Y, y)
+        typed.point_3d(frame, f.X, x, f.Y, y)
         for k, fields in enumerate(pack.state_fields):
+            end = final[k]
+            begin = end if state is None else state[k]
+            typed.point_2d(frame, fields + f.STATE_INITIAL, begin, fields + f.STATE_FINAL, end)
             if state is None:
-                native.point(frame, fields + f.STATE_FINAL, final[k])
-            else:
-                native.point_both(frame, fields + f.STATE_INITIAL, state[k], fields + f.STATE_FINAL, final[k])
+                frame[fields + f.STATE_INITIAL] = 0
         if tape is not None:
             frame[f.RECORD], frame[f.SPAN] = 1, rows.batch
             frame[f.KEPT_BASE] = address(tape.kept)
             for k, fields in enumerate(pack.state_fields):
-                native.point(frame, fields + f.STATE_BASE, tape.history[k])
+                frame[fields + f.STATE_BASE] = address(tape.history[k])
         return Scan(pack, frame, rows, (x, y, state, final, tape))
+
+    def scan(
+        self, pack: TiledPack, rows: Rows, x: Array, y: Array, state: States | None, final: States, at: int,
+        reverse: bool, threads: int,
+    ) -> None:  # fmt: skip
+        """See the contract."""
+        steps = rows.batch * rows.longest
+        if steps > pack.most_rows or (threads > 1 and self.crew.size(threads, rows.total * pack.weight_count) > 1):
+            scan = self.forward(pack, rows, x, y, each(state, at), each(final, at), reverse)
+            self.crew.run([scan], rows, threads)
+            return
+        frame = pack.frame.copy()
+        if reverse:
+            frame[f.REVERSE] = 1
+        zeros = state is None
+        pack.run_on(frame, rows.table, x, y, final if zeros else state, final, at, zeros)
 
     def backward(self, tape: Tape, dy: Array, dfinal: States, dx: Array, dstate: States) -> tuple[Work, Part]:
         """See the contract."""
-        pack, rows, native = tape.pack, tape.rows, self.native
+        pack, rows, typed = tape.pack, tape.rows, tape.pack.typed
         frame = pack.training_frame.copy()
         frame[f.REVERSE], frame[f.SPAN] = tape.reverse, rows.batch
         work = Work(aligned((rows.total, pack.gradient_width), pack.dtype))
         carries = tuple([aligned((rows.batch, width), pack.dtype) for width in pack.adjoint_pads])
-        native.point_both(frame, f.DY, dy, f.DX, dx)
+        typed.point_3d(frame, f.DY, dy, f.DX, dx)
         frame[f.KEPT_BASE], frame[f.GRADIENT_BASE] = address(tape.kept), address(work.gradient)
         for k, fields in enumerate(pack.state_fields):
-            native.point_both(frame, fields + f.STATE_BASE, tape.history[k], fields + f.ADJOINT_BASE, carries[k])
-            native.point_both(frame, fields + f.ADJOINT_INITIAL, dfinal[k], fields + f.ADJOINT_FINAL, dstate[k])
+            typed.point_2d(frame, fields + f.STATE_BASE, tape.history[k], fields + f.ADJOINT_BASE, carries[k])
+            typed.point_2d(frame, fields + f.ADJOINT_INITIAL, dfinal[k], fields + f.ADJOINT_FINAL, dstate[k])
         return work, Scan(pack, frame, rows, (tape, work, carries, dy, dfinal, dx, dstate), backward=True)
 
-    def gradients(self, tape: Tape, work: Work, into: Mapping[str, Array]) -> list[Callable[[], None]]:
+    def gradients(self, tape: Tape, work: Work, into: Mapping[str, Array]) -> list[Task]:
         """See the contract."""
-        return Products(tape, work).tasks(into)
+        return self.sums(into, tape.rows.total).add(tape, work)
+
+    def sums(self, into: Mapping[str, Array], total: int) -> TiledSums:
+        """See the contract."""
+        return TiledSums(into, total)
 
     def run(self, parts: Sequence[Part], rows: Rows, threads: int) -> None:
         """See the contract."""
         self.crew.run(parts, rows, threads)
 
-    def run_tasks(self, tasks: Sequence[Callable[[], None]], threads: int) -> None:
+    def run_tasks(self, tasks: Sequence[Task], threads: int) -> None:
         """See the contract."""
         self.crew.run_tasks(tasks, threads)
 

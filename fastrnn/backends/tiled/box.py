@@ -2,8 +2,8 @@
 
 STATE = 0  # one of the four below
 ASLEEP, WAKING, WAITING, TAKEN = range(4)
-# Written by who has taken it: the job's number, and what to do. A job is one call of a kernel, or a list of them, of which
-# all who have it take one after the other: JOB_LIST is the address of what `LIST_FIELDS` names, or 0.
+# Written by who has taken it: the job's number, and what to do. A job is one call of a kernel, or a list of them, of
+# which all who have it take one after the other: JOB_LIST is the address of the fields below, or 0.
 JOB, JOB_FRAME, LOW, HIGH, START, STOP, JOB_LIST = range(16, 23)
 DONE = 32  # written by the worker: the number of the last job that is done
 WORDS = 48

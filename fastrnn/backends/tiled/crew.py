@@ -1,8 +1,8 @@
 """The threads that help a compiled backend: workers that wait for a job within compiled code, awake for a moment.
 
 To wake a sleeping thread takes longer than many a call. So a worker that has done its job looks for the next one for a
-fraction of a millisecond, without the interpreter, and only then goes to sleep. A caller takes those that are awake, and
-goes on without the others: the bits do not depend on who computes what. Where a call is long enough to be worth it,
+fraction of a millisecond, without the interpreter, and only then goes to sleep. A caller takes those that are awake,
+and goes on without the others: the bits do not depend on who computes what. Where a call is long enough to be worth it,
 sleepers are woken first; where calls come one upon the other, they are woken for the next one.
 """
 
@@ -11,19 +11,21 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from queue import SimpleQueue
 from weakref import WeakSet
 
 import numpy as np
 
-from fastrnn.backends.contract import Array, Part, Rows, cuts
+from fastrnn.backends.contract import Array, Part, Rows, Task, cuts
 from fastrnn.backends.tiled import box as bx
 from fastrnn.backends.tiled import frame as f
+from fastrnn.backends.tiled.frame import address
 from fastrnn.backends.tiled.native import Native
-from fastrnn.backends.tiled.outer_tasks import Product
-from fastrnn.backends.tiled.pack import PIECE, address, aligned
+from fastrnn.backends.tiled.pack import PIECE, aligned
 from fastrnn.backends.tiled.scan import Scan
+from fastrnn.backends.tiled.sums import Product
 from fastrnn.threads import checkpoint
 
 LOOKS = 10_000  # of a worker that has nothing to do, before it sleeps: some 0.2 to 0.5 ms
@@ -36,6 +38,7 @@ INT64 = np.dtype(np.int64)
 NOBODY = np.empty(0, np.int64)
 
 
+@lru_cache(maxsize=1)
 def processors() -> int:
     """How many processors this process may use."""
     try:
@@ -76,18 +79,15 @@ class Crew:
         self._workers: list[_Worker] = []
         self._boxes = NOBODY
         self._last = 0.0  # when a call would have had a use for workers
-        self._processors = 0
 
     def size(self, threads: int, work: float) -> int:
         """How many threads a call of so much work is to have."""
         if threads < 2 or work < 2 * WORTH_SHARING:
             return 1
-        if not self._processors:
-            self._processors = processors()
-        return max(1, min(threads, int(work / WORTH_SHARING), self._processors, f.MOST_MEMBERS))
+        return max(1, min(threads, int(work / WORTH_SHARING), processors(), f.MOST_MEMBERS))
 
-    def boxes(self, count: int, work: float) -> Array:
-        """The boxes of ``count`` workers, woken if this much work is worth it or if calls come one upon the other."""
+    def boxes(self, count: int) -> Array:
+        """The boxes of ``count`` workers at least."""
         if len(self._workers) < count:
             with self._lock:
                 while len(self._workers) < count:
@@ -109,7 +109,7 @@ class Crew:
                     self.native.awake(worker.box, WAKING_LOOKS)
 
     def run(self, parts: Sequence[Part], rows: Rows, threads: int) -> None:
-        """Run scans over all rows, on at most so many threads: directions and rows apart, or the units of one shared."""
+        """Run scans over all rows on at most so many threads: directions and rows apart, or one scan's units shared."""
         if threads > 1 and rows.batch:
             scans = [part for part in parts if isinstance(part, Scan)]
             members = self.size(threads, sum(scan.work for scan in scans)) if len(scans) == len(parts) else 1
@@ -128,7 +128,7 @@ class Crew:
         frames, held = scan.copies(members, batch, members)
         counters = aligned((members, f.COUNTER_BYTES // 8), INT64)
         frames[:, f.COUNTERS] = address(counters)
-        boxes = self.boxes(members - 1, scan.work)
+        boxes = self.boxes(members - 1)
         self.wake(members - 1, scan.work)
         for start, stop in scan.times(batch):
             self.native.run_as_team(boxes, frames, 0, batch, start, stop)
@@ -145,7 +145,7 @@ class Crew:
         ranges = np.empty((len(frames), 4), np.int64)
         ranges[:, :2] = ends * len(scans)
         work = sum(scan.work for scan in scans)
-        boxes = self.boxes(members - 1, work)
+        boxes = self.boxes(members - 1)
         self.wake(members - 1, work)
         for start, stop in scans[0].times(tallest):
             ranges[:, 2:] = start, stop
@@ -153,24 +153,28 @@ class Crew:
             checkpoint()
         del made
 
-    def run_tasks(self, tasks: Sequence[Callable[[], None]], threads: int) -> None:
+    def run_tasks(self, tasks: Sequence[Task], threads: int) -> None:
         """Run tasks of `gradients`: products as lists, what else there is in order."""
         products = [task for task in tasks if isinstance(task, Product)]
-        work = sum(product.work for product in products)
-        members = min(self.size(threads, work), len(products))
+        members = self.size(threads, sum(product.work for product in products))
         if members > 1:
-            boxes = self.boxes(members - 1, work)
-            self.wake(members - 1, work)
-            for group in _groups(products, members * PIECE):
-                frames = np.stack([product.frame for product in group])
-                ranges = np.array([product.range for product in group], np.int64)
-                self.native.run_list(boxes, frames, ranges, members)
-                for product in group:
-                    product.finish()
-                checkpoint()
+            for turn in range(1 + max(product.turn for product in products)):
+                self._run_products([product for product in products if product.turn == turn], members)
             tasks = [task for task in tasks if not isinstance(task, Product)]
         for task in tasks:
             task()
+
+    def _run_products(self, products: Sequence[Product], members: int) -> None:
+        """Products into memory of their own each, as lists that are not too long for a checkpoint after each."""
+        boxes = self.boxes(members - 1)
+        self.wake(members - 1, sum(product.work for product in products))
+        for group in _groups(products, members * PIECE):
+            frames = np.stack([product.frame for product in group])
+            ranges = np.array([product.range for product in group], np.int64)
+            self.native.run_list(boxes, frames, ranges, members)
+            for product in group:
+                product.finish()
+            checkpoint()
 
 
 def _groups(products: Sequence[Product], most: float) -> list[list[Product]]:

@@ -7,6 +7,8 @@ at the current time step, a row stride, and for the tape and the gradients the o
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastrnn.graph import HIDDEN
 from fastrnn.plan import Place, Plan, Product
 
@@ -23,7 +25,7 @@ KEPT_BASE, KEPT, KEPT_STRIDE, GRADIENT_BASE, GRADIENT, GRADIENT_STRIDE, GRADIENT
 INPUT_WEIGHTS, INPUT_GRADIENT_WEIGHTS, FLAT_INPUT, CHUNK, STATES, REVERSE = range(37, 43)
 # The rows of the call: addresses of the tables of `contract.Rows`, and their sizes.
 ORDER, LENGTHS, ACTIVE, BASE, BATCH, LONGEST = range(43, 49)
-# Room for what a forward scan needs besides (0: the kernel makes its own; see `scratch_bytes`), the bytes of it that the
+# Room for what a forward scan needs besides (0: the kernel makes its own; see `Native.room`), the bytes of it that the
 # states and kept values of a row need, and how many rows apart the two buffers of a state are.
 SCRATCH, SCRATCH_BYTES, SPAN = range(49, 52)
 # The compiled scan that this frame is for: its address and its first argument. See `native`.
@@ -40,6 +42,11 @@ OUTER_A, OUTER_A_STRIDE, OUTER_B, OUTER_B_OFFSETS, OUTER_COUNT, OUTER_INTO, OUTE
 OUTER_SIZE = FIRST_STATE
 COUNTER_BYTES = 128  # two cache lines, since processors fetch lines in pairs
 MOST_MEMBERS = 64
+
+
+def address(array: Any) -> int:
+    """Where an array's first value is."""
+    return int(array.__array_interface__["data"][0])
 
 
 class Layout:

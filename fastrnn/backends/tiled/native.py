@@ -1,7 +1,7 @@
 """What a compiled backend has to have: kernels by their addresses, and the few functions that call them.
 
 A *kernel* is a compiled scan, ``kernel(program, frame, low, high, start, stop)``, six 64-bit integers and no result. It
-needs no interpreter and never calls it. A frame holds the address of its kernel and what the kernel gets as ``program``.
+needs no interpreter and never calls it. A frame holds its kernel's address and what the kernel gets as ``program``.
 """
 
 from __future__ import annotations
@@ -10,11 +10,39 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fastrnn.backends.contract import Array
+from fastrnn.backends.contract import Array, States
 from fastrnn.backends.tiled.program import Program
 from fastrnn.plan import Plan
 
 KernelOf = tuple[int, int]  # a kernel's address and its first argument
+
+
+class RunOn(Protocol):
+    """Point a forward frame at `Rows.table`, x, y and the parts ``at`` of states (n, B, S_k) each, and run it."""
+
+    def __call__(
+        self, frame: Array, table: Array, x: Array, y: Array, state: Any, final: States, at: int, zeros: bool
+    ) -> None:
+        """With ``zeros`` the states are zero before, and ``state`` is not read."""
+
+
+class Typed(Protocol):
+    """Functions of arrays of one element type: compiled, since they are called in every call of a layer."""
+
+    def point_2d(self, frame: Array, field: int, array: Array, other_field: int, other: Array) -> None:
+        """Write the addresses of two C-contiguous arrays of two axes into two fields of a frame."""
+
+    def point_3d(self, frame: Array, field: int, array: Array, other_field: int, other: Array) -> None:
+        """The same for two arrays of three axes, and the strides of their first two axes into the next fields."""
+
+    def run_on(self, states: int) -> RunOn:
+        """What runs the scan of a cell with so many states."""
+
+    def step_1d(self, boxes: Array, frames: Array, x: Array, y: Array) -> int:
+        """One time step of all layers; frames (layers, members, size), x and y (size,). How many took part."""
+
+    def step_2d(self, boxes: Array, frames: Array, x: Array, y: Array) -> int:
+        """The same for x and y (rows, size)."""
 
 
 class Native(Protocol):
@@ -41,9 +69,6 @@ class Native(Protocol):
     def run_list(self, boxes: Array, frames: Array, ranges: Array, most: int) -> int:
         """Run kernels that have nothing to do with one another, on as many threads at most. How many took part."""
 
-    def step(self, boxes: Array, frames: Array, x: Array, y: Array) -> int:
-        """One time step of all layers; frames (layers, members, size), x and y (rows, size) or (size,)."""
-
     def serve(self, box: Array, looks: int) -> None:
         """A worker's part: do the jobs posted in a box, until none has come for so many looks."""
 
@@ -56,11 +81,8 @@ class Native(Protocol):
     def room(self, frame: Array, rows: int, steps: int, members: int) -> int:
         """The bytes of scratch that a forward scan needs."""
 
-    def point(self, frame: Array, field: int, array: Array) -> None:
-        """Write an array's address into a field; of three axes also the strides of the first two into the next ones."""
-
-    def point_both(self, frame: Array, field: int, array: Array, other_field: int, other: Array) -> None:
-        """The same for two arrays of as many axes."""
+    def typed(self, dtype: np.dtype[Any]) -> Typed:
+        """The functions that take arrays of one element type; always the same object."""
 
     def step_offsets(
         self, order: Array, lengths: Array, active: Array, base: Array, reverse: bool, step_bytes: int, row_bytes: int

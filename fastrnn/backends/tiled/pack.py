@@ -11,8 +11,8 @@ import numpy as np
 
 from fastrnn.backends.contract import Array
 from fastrnn.backends.tiled import frame as f
-from fastrnn.backends.tiled.frame import state_field
-from fastrnn.backends.tiled.native import Native
+from fastrnn.backends.tiled.frame import address, state_field
+from fastrnn.backends.tiled.native import KernelOf, Native
 from fastrnn.backends.tiled.program import Program
 from fastrnn.backends.tiled.tile import TileStage
 from fastrnn.equations import Sizes
@@ -49,11 +49,6 @@ def pitch(width: int, size: int) -> int:
 PIECE = 2e9  # multiply-adds between two checkpoints: some tens of milliseconds, so that Ctrl-C answers soon
 
 
-def address(array: Array) -> int:
-    """Where an array's first value is."""
-    return int(array.__array_interface__["data"][0])
-
-
 def pack_matrices(matrices: list[Array], block: int, dtype: np.dtype[Any]) -> Array:
     """(units, K) matrices, one a sum, as [block of units][k][sum][unit]; units past the last are zero."""
     units, depth = matrices[0].shape
@@ -72,7 +67,7 @@ class TiledPack:
     """The weights of one layer and direction. What only training needs is packed when it is first asked for."""
 
     def __init__(self, native: Native, program: Program, parameters: Mapping[str, Array], sizes: Sizes) -> None:
-        self.native = native
+        self.native, self.typed = native, native.typed(program.dtype)
         self.program, self.plan, self.sizes, self.dtype = program, program.plan, sizes, program.dtype
         cell, hidden = self.plan.cell, sizes.hidden_size
         self.weights = {name: np.array(value, self.dtype) for name, value in parameters.items()}
@@ -91,6 +86,7 @@ class TiledPack:
         self.most_rows = max(1, int(PIECE / max(self.weight_count, 1)))  # row steps between two checkpoints
         self.state_fields = [state_field(k, 0) for k in range(len(cell.states))]
         self._weights_frame = self._frame(hidden)
+        self.run_on = self.typed.run_on(len(cell.states))
 
     def _offsets(self, widths: tuple[str, ...], backward: int) -> list[int]:
         """Where each column begins in a row, and the row's width, in values."""
@@ -167,6 +163,11 @@ class TiledPack:
         frame = self._weights_frame
         frame[f.KERNEL], frame[f.PROGRAM] = self.native.forward(self.program)
         return frame
+
+    @cached_property
+    def outer(self) -> KernelOf:
+        """The product of the weight gradients."""
+        return self.native.weight_gradient(self.dtype)
 
     @cached_property
     def training_frame(self) -> Array:

@@ -9,7 +9,8 @@ import numpy as np
 
 from fastrnn.backends.contract import Array, Rows
 from fastrnn.backends.tiled import frame as f
-from fastrnn.backends.tiled.pack import TiledPack, address, aligned
+from fastrnn.backends.tiled.frame import address
+from fastrnn.backends.tiled.pack import TiledPack, aligned
 from fastrnn.threads import checkpoint
 
 BYTE = np.dtype(np.uint8)
@@ -48,7 +49,7 @@ class Scan:
     def copies(self, count: int, rows: int, members: int = 1) -> tuple[Array, Any]:
         """(frames, what they need): frames of their own for ``count`` runs of at most ``rows`` rows each.
 
-        Each has scratch of its own, in which the states live on from piece to piece; with ``members`` > 1 they share it.
+        Each has scratch of its own, in which the states live on from piece to piece; the members of a team share it.
         """
         frames = np.repeat(self.frame[None], count, 0)
         if self.backward:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ import numpy as np
 from fastrnn.backends.contract import Array, Rows, States
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.crew import INT64, NOBODY, Crew
-from fastrnn.backends.tiled.pack import TiledPack, address, aligned
+from fastrnn.backends.tiled.frame import address
+from fastrnn.backends.tiled.pack import TiledPack, aligned
 from fastrnn.backends.tiled.scan import BYTE
 
 
@@ -21,7 +23,7 @@ class Steps:
     """
 
     def __init__(self, crew: Crew, packs: Sequence[TiledPack], rows: Rows, state: States, final: States) -> None:
-        self.crew, self.native, self.rows = crew, crew.native, rows
+        self.crew, self.rows, self.typed = crew, rows, packs[0].typed
         self.work = min(pack.weight_count for pack in packs) * rows.batch
         self.total = sum(pack.weight_count for pack in packs) * rows.batch
         between = [aligned((rows.batch, _outputs(pack)), pack.dtype) for pack in packs[:-1]]
@@ -29,26 +31,30 @@ class Steps:
         frames = [self._frame(pack, index, between, state, final) for index, pack in enumerate(packs)]
         self.alone = np.stack(frames)[:, None]
         self._teams: dict[int, Array] = {}
+        self._alone = partial(self.typed.step_2d, NOBODY, self.alone)
+        self._alone_1d = partial(self.typed.step_1d, NOBODY, self.alone) if rows.batch == 1 else self._alone
 
-    def __call__(self, x: Array, y: Array, threads: int) -> None:
+    def run(self, x: Array, y: Array, threads: int) -> None:
+        """From x to y."""
         if threads > 1:
             members = self.crew.size(threads, self.work)
             if members > 1:
-                boxes = self.crew.boxes(members - 1, self.total)
-                if self.native.step(boxes, self._team(members), x, y) < members:
+                boxes = self.crew.boxes(members - 1)
+                step = self.typed.step_2d if x.ndim == 2 else self.typed.step_1d
+                if step(boxes, self._team(members), x, y) < members:
                     self.crew.wake(members - 1, self.total)
                 return
-        self.native.step(NOBODY, self.alone, x, y)
+        (self._alone if x.ndim == 2 else self._alone_1d)(x, y)
 
     def _frame(self, pack: TiledPack, index: int, between: list[Array], state: States, final: States) -> Array:
-        frame, native = pack.frame.copy(), self.native
+        frame, point = pack.frame.copy(), pack.typed.point_2d
         frame[f.ORDER : f.LONGEST + 1] = self.rows.table
         for field, at in ((f.X, index - 1), (f.Y, index)):
             if 0 <= at < len(between):
-                native.point(frame, field, between[at][None])
+                frame[field], frame[field + 2] = address(between[at]), between[at].strides[0]
         for k, fields in enumerate(pack.state_fields):
-            native.point_both(frame, fields + f.STATE_INITIAL, state[k][index], fields + f.STATE_FINAL, final[k][index])
-        scratch = aligned((native.room(frame, self.rows.batch, 1, f.MOST_MEMBERS),), BYTE)
+            point(frame, fields + f.STATE_INITIAL, state[k][index], fields + f.STATE_FINAL, final[k][index])
+        scratch = aligned((self.crew.native.room(frame, self.rows.batch, 1, f.MOST_MEMBERS),), BYTE)
         self.held.append(scratch)
         frame[f.SCRATCH] = address(scratch)
         return frame

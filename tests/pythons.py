@@ -1,0 +1,86 @@
+"""Run the suite against the built wheel on every Python of this machine, on the oldest versions, and with NumPy alone.
+
+    python tests/pythons.py dist build/pythons [arguments of pytest]
+
+Each environment is a virtual environment of its own. The tests run in a folder in which the package is not, so that
+what they test is what is installed. PyTorch is left out: `make test` has it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+VERSIONS = tuple(f"3.{minor}" for minor in range(10, 15))
+TOOLS = ("pytest>=8", "hypothesis>=6.100", "onnx>=1.16", "matplotlib>=3.8", "rich>=13", "mypy>=1.14")
+DEMO = ("sktime>=0.30",)
+
+
+class Environment(NamedTuple):
+    """One that the suite runs in."""
+
+    name: str
+    python: str
+    requirements: tuple[str, ...]
+    without: str
+
+
+def environments() -> list[Environment]:
+    """Those that this machine can have; at least one Python is there, the one that runs this."""
+    found = {version: path for version in VERSIONS if (path := interpreter(version))}
+    missing = [version for version in VERSIONS if version not in found]
+    print(f"found Python {', '.join(found)}; not found: {', '.join(missing) or 'none'}")
+    listed = [Environment(v, path, ("numpy", "numba", *DEMO), "torch") for v, path in found.items()]
+    oldest = next(iter(found.values()))
+    listed.append(Environment("oldest", oldest, ("numpy==1.24.*", "numba==0.62.*", *DEMO), "torch"))
+    listed.append(Environment("numpy-alone", sys.executable, ("numpy",), "numba torch sktime"))
+    return listed
+
+
+def interpreter(version: str) -> str | None:
+    """A Python of this version that starts."""
+    path = shutil.which(f"python{version}")
+    probe = [path or "", "-c", "import sys, venv; print('%d.%d' % sys.version_info[:2])"]
+    if path is None or subprocess.run(probe, capture_output=True, text=True).stdout.strip() != version:
+        return None
+    return path
+
+
+def run(environment: Environment, wheel: Path, folder: Path, arguments: list[str]) -> bool:
+    """Make the environment anew and run the suite in it; whether all is well."""
+    print(f"\n=== {environment.name}: {environment.python}, {', '.join(environment.requirements)}", flush=True)
+    home = folder / environment.name
+    shutil.rmtree(home, ignore_errors=True)
+    subprocess.run([environment.python, "-m", "venv", str(home)], check=True)
+    scripts = home / ("Scripts" if os.name == "nt" else "bin")
+    install = [str(scripts / "python"), "-m", "pip", "install", "--quiet"]
+    subprocess.run([*install, *environment.requirements, *TOOLS], check=True)
+    subprocess.run([*install, "--no-deps", str(wheel)], check=True)
+    for name in ("tests", "examples", "benchmarks"):
+        shutil.copytree(ROOT / name, home / "suite" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("README.md", "pyproject.toml"):
+        shutil.copy(ROOT / name, home / "suite" / name)
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "FASTRNN"))}
+    variables["FASTRNN_TEST_WITHOUT"] = environment.without
+    subprocess.run([str(scripts / "fastrnn"), "info"], check=True, env=variables, cwd=home / "suite")
+    command = [str(scripts / "pytest"), "-q", "-p", "no:cacheprovider", *arguments]
+    return subprocess.run(command, env=variables, cwd=home / "suite").returncode == 0
+
+
+def main(dist: Path, folder: Path, arguments: list[str]) -> int:
+    """Run all; 1 if one has failed."""
+    (wheel,) = dist.glob("*.whl")
+    only = os.environ.get("PYTHONS", "").split()
+    chosen = [e for e in environments() if not only or e.name in only]
+    results = {each.name: run(each, wheel.resolve(), folder.resolve(), arguments) for each in chosen}
+    print("\n" + "\n".join(f"{name:12} {'passed' if well else 'FAILED'}" for name, well in results.items()))
+    return 0 if results and all(results.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]))

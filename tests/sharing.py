@@ -1,0 +1,29 @@
+"""Have every call use all threads it may, however small it is, so that tests need no large ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from unittest import mock
+
+from fastrnn.backends import numpy_
+from fastrnn.backends.tiled import crew
+
+# The same for a program of its own.
+CODE = """
+from fastrnn.backends import numpy_
+from fastrnn.backends.tiled import crew
+numpy_.WORTH_A_THREAD = crew.WORTH_SHARING = crew.WORTH_WAKING = 1
+crew.processors = lambda: 64
+"""
+
+
+@contextmanager
+def share_everything(rows_apart: int | None = None) -> Iterator[None]:
+    """``rows_apart``: from how many rows a thread on rows are handed out and not the units of one row."""
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(numpy_, "WORTH_A_THREAD", 1))
+        stack.enter_context(mock.patch.multiple(crew, WORTH_SHARING=1, WORTH_WAKING=1, processors=lambda: 64))
+        if rows_apart is not None:
+            stack.enter_context(mock.patch.object(crew, "ROWS_APART", rows_apart))
+        yield

@@ -1,0 +1,253 @@
+"""The workers of the compiled backends: asleep, woken, taken, at work for many callers, gone after a fork."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import sharing
+from cases import BACKENDS
+from sharing import share_everything
+
+import fastrnn
+from fastrnn.backends import load
+from fastrnn.backends.tiled import box as bx
+from fastrnn.backends.tiled import crew as crews
+from fastrnn.backends.tiled.crew import Crew, _groups
+from fastrnn.backends.tiled.frame import address
+from fastrnn.backends.tiled.pack import aligned
+
+COMPILED = [name for name in BACKENDS if name != "numpy"]
+every_compiled = pytest.mark.parametrize("name", COMPILED)
+INT64 = np.dtype(np.int64)
+
+
+def native_of(name: str) -> Any:
+    """The compiled functions of a backend."""
+    return load(name).native  # type: ignore[attr-defined]
+
+
+def new_box() -> np.ndarray:
+    """A box whose worker is asleep."""
+    box = aligned((bx.WORDS,), INT64)
+    box[...] = 0
+    return box
+
+
+def script(code: str, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
+    """Run a program of its own, in which every call is shared; a deadlock is a failure."""
+    program = sharing.CODE + textwrap.dedent(code)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=timeout, check=False)
+
+
+# --- one box ----------------------------------------------------------------------------------------------------------
+
+
+@every_compiled
+def test_a_worker_that_gets_no_job_goes_to_sleep(name: str) -> None:
+    box = new_box()
+    native_of(name).serve(box, 10)
+    assert box[bx.STATE] == bx.ASLEEP
+
+
+@every_compiled
+def test_only_one_caller_wakes_a_sleeper(name: str) -> None:
+    native, box = native_of(name), new_box()
+    assert native.rouse(box)
+    assert box[bx.STATE] == bx.WAKING
+    assert not native.rouse(box)
+    assert not native.awake(box, 5)  # nobody has come to serve it
+    box[bx.STATE] = bx.WAITING
+    assert native.awake(box, 5)
+    assert not native.rouse(box)
+
+
+@every_compiled
+def test_a_taken_worker_does_not_sleep(name: str) -> None:
+    """Between being taken and the job there may be any time."""
+    native, box = native_of(name), new_box()
+    assert native.rouse(box)
+    server = threading.Thread(target=native.serve, args=(box, 1_000_000))
+    server.start()
+    assert native.awake(box, 1_000_000_000)
+    box[bx.STATE] = bx.TAKEN
+    server.join(0.5)
+    assert server.is_alive()
+    box[bx.STATE] = bx.WAITING
+    server.join(60)
+    assert not server.is_alive()
+    assert box[bx.STATE] == bx.ASLEEP
+
+
+@every_compiled
+def test_boxes_that_are_not_waiting_are_left_alone(name: str) -> None:
+    """Asleep, being woken or taken by another caller: the call goes on alone, and gives the same."""
+    native = native_of(name)
+    layer = fastrnn.LSTM(3, 40, backend=name)
+    x = np.random.default_rng(0).normal(size=(4, 2, 3)).astype(np.float32)
+    alone = layer(x)[0]
+    backend: Any = load(name)
+    for state in (bx.ASLEEP, bx.WAKING, bx.TAKEN):
+        box, y = new_box(), np.full_like(alone, np.nan)
+        box[bx.STATE] = state
+        final = tuple(np.empty((2, 40), np.float32) for _ in range(2))
+        rows = fastrnn.layout.rows_of(4, 2, None)
+        scan = backend.forward(layer._packs()[0], rows, x, y, None, final, False)
+        frames, held = scan.copies(2, 2, 2)
+        counters = aligned((2, 16), INT64)
+        frames[:, crews.f.COUNTERS] = address(counters)
+        assert native.run_as_team(np.array([address(box)]), frames, 0, 2, 0, 4) == 1
+        assert box[bx.STATE] == state
+        np.testing.assert_array_equal(y, alone)
+        del held
+
+
+# --- a crew -----------------------------------------------------------------------------------------------------------
+
+
+def test_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as were asked for, as there are processors for, and as have enough to do."""
+    crew = Crew(native_of("numba"))
+    monkeypatch.setattr(crews, "processors", lambda: 4)
+    worth = crews.WORTH_SHARING
+    assert crew.size(1, 1e12) == 1
+    assert crew.size(3, 1e12) == 3
+    assert crew.size(8, 1e12) == 4
+    assert crew.size(3, 2 * worth - 1) == 1
+    assert crew.size(3, 2 * worth) == 2
+    monkeypatch.setattr(crews, "processors", lambda: 1)
+    assert crew.size(8, 1e12) == 1
+
+
+def test_groups_of_products() -> None:
+    """All of them, the largest first, each group of at most so much work, or of one."""
+
+    class Fake:
+        def __init__(self, work: int) -> None:
+            self.work = work
+
+    sizes = [3, 9, 1, 4, 4, 20]
+    found = [[p.work for p in group] for group in _groups([Fake(n) for n in sizes], 10)]  # type: ignore[misc]
+    assert found == [[20], [9], [4, 4], [3, 1]]
+
+
+@every_compiled
+def test_a_long_call_wakes_the_workers_it_needs(name: str) -> None:
+    """And they take part in it, not only in the next one."""
+    layer = fastrnn.LSTM(8, 64, backend=name)
+    x = np.zeros((50, 3, 8), np.float32)
+    backend: Any = load(name)
+    seen: list[int] = []
+    real = backend.native.run_as_team
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend.native, "run_as_team", lambda *given: seen.append(real(*given)), raising=False)
+        for _ in range(50):
+            time.sleep(0.01)  # long enough for all of them to go to sleep
+            with share_everything(), fastrnn.threads(2):
+                layer(x)
+    assert seen.count(2) > 0
+
+
+@every_compiled
+@pytest.mark.parametrize("callers", [2, 6])
+def test_many_callers_at_once(name: str, callers: int) -> None:
+    """Whoever gets the workers, everybody gets their own results."""
+    layer = fastrnn.GRU(5, 33, num_layers=2, backend=name)
+    rng = np.random.default_rng(0)
+    xs = [rng.normal(size=(6, 1 + k % 3, 5)).astype(np.float32) for k in range(callers)]
+    expected = [layer(x)[0] for x in xs]
+    wrong: list[int] = []
+
+    def work(k: int) -> None:
+        stream = layer.stream(xs[k].shape[1])
+        for n in range(60):
+            with fastrnn.threads(1 + n % 4):
+                y, _, tape = layer.record(xs[k])
+                layer.backward(tape, y)
+                stream.reset()
+                steps = np.stack([stream.step(x) for x in xs[k]])
+            if not (np.array_equal(y, expected[k]) and np.array_equal(steps, expected[k])):
+                wrong.append(k)
+
+    with share_everything():
+        workers = [threading.Thread(target=work, args=(k,)) for k in range(callers)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(120)
+    assert not any(worker.is_alive() for worker in workers)
+    assert not wrong
+
+
+# --- the process ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@every_compiled
+def test_fork_with_a_crew_at_work(name: str) -> None:
+    """A child has no workers of its parent's, makes its own, and its parent's go on."""
+    done = script(f"""
+        import os, warnings
+        warnings.simplefilter("ignore")
+        import numpy as np, fastrnn
+        fastrnn.set_num_threads(3)
+        layer = fastrnn.LSTM(3, 70, backend={name!r})
+        x = np.random.default_rng(0).normal(size=(7, 2, 3))
+        expected = layer(x)[0]
+        for _ in range(10):
+            layer(x)  # its workers are awake now
+            pid = os.fork()
+            if pid == 0:
+                for _ in range(20):
+                    assert np.array_equal(layer(x)[0], expected)
+                os._exit(0)
+            assert os.waitpid(pid, 0)[1] == 0
+            assert np.array_equal(layer(x)[0], expected)
+        print("well")
+    """)
+    assert done.stdout.strip() == "well", done.stderr
+
+
+@every_compiled
+def test_the_process_ends_while_a_crew_is_awake(name: str) -> None:
+    done = script(f"""
+        import numpy as np, fastrnn
+        fastrnn.set_num_threads(3)
+        layer = fastrnn.LSTM(3, 70, backend={name!r})
+        for _ in range(30):
+            layer(np.zeros((7, 2, 3)))
+        print("end")
+    """)
+    assert (done.stdout.strip(), done.returncode) == ("end", 0), done.stderr
+
+
+@every_compiled
+def test_ctrl_c_in_a_shared_call(name: str) -> None:
+    """It answers within about a second, and the workers are there for the next call."""
+    done = script(f"""
+        import os, signal, threading, time
+        import numpy as np, fastrnn
+        fastrnn.set_num_threads(2)
+        layer = fastrnn.LSTM(64, 512, backend={name!r})
+        x = np.zeros((20_000, 1, 64), np.float32)
+        expected = layer(x[:9])[0]
+        def interrupt():
+            time.sleep(0.5)
+            interrupt.at = time.monotonic()
+            os.kill(os.getpid(), signal.SIGINT)
+        threading.Thread(target=interrupt, daemon=True).start()
+        try:
+            while True:
+                layer(x)
+        except KeyboardInterrupt:
+            print("interrupted", time.monotonic() - interrupt.at < 1.5)
+        print("alive", np.array_equal(layer(x[:9])[0], expected))
+    """)
+    assert done.stdout.split("\n")[:2] == ["interrupted True", "alive True"], done.stdout + done.stderr
