@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1]
 FLAGS = "-O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
 FILES = ("oracle_match", "gradients", "stream", "threads", "same_bits", "tapes", "denormals", "stack")
 PAST_THE_END = (
-    "import numpy as np, fastrnn_ext._scan as scan; print(scan.__file__); frame, x = np.zeros(100, np.int64), np.zeros(3);"
-    "scan.point(frame, frame.size + 1, x, 0, x)"
+    "import numpy as np, fastrnn_ext._scan as scan; print(scan.__file__, flush=True); x = np.zeros(3);"
+    "frame = np.zeros(100, np.int64); scan.point(frame, frame.size + 1, x, 0, x)"
 )
 
 

@@ -15,8 +15,8 @@ from fastrnn.backends.contract import Backend
 from fastrnn.equations import Cell
 
 VARIABLE = "FASTRNN_BACKEND"
-# In the order of preference. Each module has `backend`, which makes it, and `unavailable`, which says why it cannot. One
-# that does not take any cell has `lacks`, which says why it does not take a cell; `details` is for `fastrnn info`.
+# In the order of preference. Each module has `backend`, which makes it, and `unavailable`, which says why it cannot.
+# One that does not take every cell has `lacks`, which says why not; `details` is for `fastrnn info`.
 _MODULES = {name: f"fastrnn.backends.{name}_" for name in ("numba", "cython", "numpy")}
 _loaded: dict[str, Backend] = {}
 _lock = threading.Lock()
