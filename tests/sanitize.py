@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FLAGS = "-O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
-FILES = ("oracle_match", "gradients", "stream", "threads", "same_bits", "tapes", "denormals", "stack")
+FILES = ("oracle_match", "gradients", "stream", "threads", "same_bits", "tapes", "denormals", "layers", "checkpoints")
 PAST_THE_END = (
     "import numpy as np, fastrnn_ext._scan as scan; print(scan.__file__, flush=True); x = np.zeros(3);"
     "frame = np.zeros(100, np.int64); scan.point(frame, frame.size + 1, x, 0, x)"
@@ -23,16 +23,8 @@ PAST_THE_END = (
 def build(folder: Path, isas: str) -> None:
     """The package with an extension for some instruction sets."""
     variables = {"FASTRNN_BUILD": "required", "FASTRNN_BUILD_FLAGS": FLAGS, "FASTRNN_BUILD_ISA": isas}
-    command = [
-        sys.executable,
-        "setup.py",
-        "-q",
-        "build",
-        "--build-base",
-        str(folder),
-        "--build-lib",
-        str(folder / "lib"),
-    ]
+    folders = ["--build-base", str(folder), "--build-lib", str(folder / "lib")]
+    command = [sys.executable, "setup.py", "-q", "build", *folders]
     subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, **variables})
 
 
