@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test bench lint dist pythons clean
+.PHONY: demo test bench lint sanitize dist pythons clean
 
 demo: $(VENV)/.demo
 	$(BIN)/fastrnn demo
@@ -22,6 +22,11 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The extension's tests under AddressSanitizer and UndefinedBehaviorSanitizer, with the instruction sets that are named.
+SANITIZE ?= avx2,baseline
+sanitize: $(VENV)/.sanitize
+	$(BIN)/python tests/sanitize.py build/sanitize $(SANITIZE)
 
 # Source distribution and wheel, and a look at what is in them.
 dist: $(VENV)/.dist

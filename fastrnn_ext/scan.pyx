@@ -381,7 +381,7 @@ cdef void weight_gradient_product(
     cdef int64_t *frame = words(here)
     cdef int64_t a_stride = frame[F_OUTER_A_STRIDE], into_stride = frame[F_OUTER_INTO_STRIDE]
     cdef int64_t a = frame[F_OUTER_A] + low * unit.item_bytes, into = frame[F_OUTER_INTO] + low * into_stride
-    cdef int64_t mode, first = (count - 1) // OUTER_BLOCK * OUTER_BLOCK
+    cdef int64_t mode, first = (count + OUTER_BLOCK - 1) // OUTER_BLOCK * OUTER_BLOCK - OUTER_BLOCK
     cdef bint overwrites = more == 0
     cdef void *room = malloc(OUTER_BLOCK * OUTER_VECTORS * unit.vector_bytes + ALIGNMENT)
     if room == NULL:
@@ -520,7 +520,7 @@ cdef inline int64_t data(cnp.ndarray array) noexcept:
 
 
 cdef inline void point_at(int64_t *frame, int64_t field, cnp.ndarray array) noexcept:
-    """Write an array's address into a field of the frame, and its first two strides, those of x, into the next two."""
+    """Write an array's address into a field of the frame; of three axes the first two strides into the next two."""
     frame[field] = data(array)
     if cnp.PyArray_NDIM(array) == 3:
         frame[field + 1] = cnp.PyArray_STRIDE(array, 0)
@@ -531,32 +531,35 @@ def point(
     cnp.ndarray frame not None, int64_t field, cnp.ndarray array not None, int64_t other_field,
     cnp.ndarray other not None,
 ):
-    """`point_2d` and `point_3d` of `Typed`."""
+    """`Typed.point_2d` and `Typed.point_3d`."""
     point_at(words(data(frame)), field, array)
     point_at(words(data(frame)), other_field, other)
 
 
 def run_on(
     cnp.ndarray frame not None, cnp.ndarray table not None, cnp.ndarray x not None, cnp.ndarray y not None,
-    tuple state not None, tuple final not None, int64_t at, bint zeros,
+    tuple state, tuple final not None, int64_t at, bint zeros,
 ):
     """See `RunOn`."""
-    cdef int64_t *fields = words(data(frame))
-    cdef int64_t *part
-    cdef int64_t k
-    cdef cnp.ndarray begin, end
+    cdef int64_t here = data(frame), k
+    cdef int64_t *fields = words(here)
+    cdef int64_t *each
     memcpy(fields + F_ORDER, words(data(table)), 8 * table.shape[0])
     point_at(fields, F_X, x)
     point_at(fields, F_Y, y)
     for k in range(len(final)):
-        begin, end = state[k], final[k]
-        part = state_fields(fields, k)
-        part[F_STATE_INITIAL] = 0 if zeros else data(begin) + at * cnp.PyArray_STRIDE(begin, 0)
-        part[F_STATE_FINAL] = data(end) + at * cnp.PyArray_STRIDE(end, 0)
+        each = state_fields(fields, k)
+        each[F_STATE_INITIAL] = 0 if zeros else part_of(state[k], at)
+        each[F_STATE_FINAL] = part_of(final[k], at)
     with nogil:
-        call(address_of(fields), 0, fields[F_BATCH], 0, fields[F_LONGEST])
+        call(here, 0, fields[F_BATCH], 0, fields[F_LONGEST])
     if failed(fields):
         raise MemoryError("no memory for what a kernel needs")
+
+
+cdef inline int64_t part_of(cnp.ndarray array, int64_t at) except? -1:
+    """The address of one part of an array along its first axis."""
+    return data(array) + at * cnp.PyArray_STRIDE(array, 0)
 
 
 def run(cnp.ndarray frame not None, int64_t low, int64_t high, int64_t start, int64_t stop):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import odd_cells
 import pytest
-from cases import BACKENDS, DTYPES, assert_close, assert_same_bits
+from cases import BACKENDS, DTYPES, any_cell, assert_close, assert_same_bits
 from conformance import Arrays, as_tuple, backend_of, draw_call, make_layer, states_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -67,6 +67,7 @@ def test_the_same_gradients(backend: str, kind: str, dtype: str, lengths: list[i
     check_every(make_layer(kind, 5, 19, backend=backend, dtype=dtype, **KINDS[kind]), 7, lengths, (1, 2, 3, 6, 7, 50))
 
 
+@any_cell
 @pytest.mark.parametrize("cell", odd_cells.CELLS, ids=lambda cell: cell.__name__)
 def test_cells_of_ones_own(backend: str, cell: Any) -> None:
     """Every operation, products of products, states that nothing reads."""

@@ -15,8 +15,8 @@ from fastrnn.backends.contract import Backend
 from fastrnn.equations import Cell
 
 VARIABLE = "FASTRNN_BACKEND"
-# In the order of preference. Each module has `backend`, which makes it, and `unavailable`, which says why it cannot; one
-# that does not take any cell has `lacks`, which says why it does not take a cell.
+# In the order of preference. Each module has `backend`, which makes it, and `unavailable`, which says why it cannot.
+# One that does not take every cell has `lacks`, which says why not; `details` is for `fastrnn info`.
 _MODULES = {name: f"fastrnn.backends.{name}_" for name in ("numba", "cython", "numpy")}
 _loaded: dict[str, Backend] = {}
 _lock = threading.Lock()
@@ -62,7 +62,7 @@ def backends() -> dict[str, Availability]:
 
 
 def choose(name: str | None = None, cell: Cell | None = None) -> str:
-    """The name of the backend to use for a cell: ``name``, else the environment's, else the first one that is available.
+    """The name of the backend to use for a cell: ``name``, else the environment's, else the first that is available.
 
     Without ``name``, a cell that the backend does not take goes to the next one that does, with a warning.
 

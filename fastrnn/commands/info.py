@@ -17,7 +17,7 @@ from fastrnn.commands import CommandError
 
 HELP = "tell what was found, what is used, and why"
 
-VARIABLES = (VARIABLE, "NUMBA_CACHE_DIR", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_DISABLE_JIT")
+VARIABLES = (VARIABLE, "FASTRNN_ISA", "NUMBA_CACHE_DIR", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_DISABLE_JIT")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

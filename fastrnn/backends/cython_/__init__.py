@@ -37,6 +37,11 @@ def lacks(cell: Cell) -> str | None:
     return f"the extension has the cells of fastrnn.cells, and {cell.name!r} is none of them"
 
 
+def details() -> dict[str, str]:
+    """What `fastrnn info` tells of this backend."""
+    return {"instruction set": instruction_set(), "built for": ", ".join(_built())}
+
+
 def backend() -> Backend:
     """The backend."""
     from fastrnn.backends.cython_.native import CythonNative
@@ -70,13 +75,20 @@ def _missing() -> str | None:
     return None if _sets() else "the extension fastrnn_ext has no kernels for this processor"
 
 
-@lru_cache(maxsize=1)
-def _sets() -> tuple[str, ...]:
-    """The instruction sets that both the extension and this machine have, the best first."""
+def _built() -> tuple[str, ...]:
+    """The instruction sets that the extension has, the best first."""
     from fastrnn.backends.cython_.sets import SETS
 
-    built = {isa for isa, *_ in extension().units()}
-    return tuple(name for name, found in SETS.items() if name in built and extension().has(found.asked))
+    found = {isa for isa, *_ in extension().units()}
+    return tuple(name for name in SETS if name in found)
+
+
+@lru_cache(maxsize=1)
+def _sets() -> tuple[str, ...]:
+    """Those of them that this machine has."""
+    from fastrnn.backends.cython_.sets import SETS
+
+    return tuple(name for name in _built() if extension().has(SETS[name].asked))
 
 
 def instruction_set() -> str:

@@ -1,4 +1,8 @@
-"""What the build prints: each cell's kernels as C, for each element type and instruction set, and the frame's fields."""
+"""What the build prints: each cell's kernels as C, for each element type and instruction set, and the frame's fields.
+
+A file holds one element type and instruction set; the compiler is told the latter. Constants come from where Python has
+them, so that nothing is written twice.
+"""
 
 from __future__ import annotations
 

@@ -61,22 +61,21 @@ class CythonNative:
         return self.extension.WEIGHT_GRADIENT, self._units[dtype.itemsize][0]
 
     def typed(self, dtype: np.dtype[Any]) -> Typed:
-        """See `Native`."""
+        """See `Native`: the extension's functions take both."""
         return self._typed
 
 
 class _Typed:
-    """See `fastrnn.backends.tiled.native.Typed`: the extension takes arrays of any type."""
+    """See `fastrnn.backends.tiled.native.Typed`."""
 
     def __init__(self, extension: Any) -> None:
         self.point_2d = self.point_3d = extension.point
         self.step_1d = self.step_2d = extension.step
-        self._run_on = extension.run_on
+        self._run_on: RunOn = extension.run_on
 
     def run_on(self, states: int) -> RunOn:
-        """See `Typed`."""
-        found: RunOn = self._run_on
-        return found
+        """See `Typed`: one for any number of states."""
+        return self._run_on
 
 
 @lru_cache(maxsize=512)

@@ -1,4 +1,4 @@
-"""The instruction sets that the extension is built for, and where its parts are compared with their sources."""
+"""The instruction sets that the extension is built for, and the fingerprints of the sources that it is built from."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ class InstructionSet:
 
 
 X86, ARM = ("x86_64", "amd64"), ("aarch64", "arm64")
+AVX2 = ("-mavx2", "-mfma")
+AVX512 = ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", *AVX2)
 # The best first.
 SETS = {
     found.name: found
     for found in (
-        InstructionSet("avx512", Target(64, 32, True), X86,
-                       ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mavx2", "-mfma"), ("/arch:AVX512",), 2),
-        InstructionSet("avx2", Target(32, 16, True), X86, ("-mavx2", "-mfma"), ("/arch:AVX2",), 1),
+        InstructionSet("avx512", Target(64, 32, True), X86, AVX512, ("/arch:AVX512",), 2),
+        InstructionSet("avx2", Target(32, 16, True), X86, AVX2, ("/arch:AVX2",), 1),
         InstructionSet("neon", Target(16, 32, True), ARM),
         InstructionSet("baseline", Target(16, 16, False), ()),
     )
