@@ -12,7 +12,6 @@ computed anew piece by piece, and in none is it more than a small part of what a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,11 +19,11 @@ import numpy as np
 from fastrnn.backends.contract import Array, Rows, States, each
 from fastrnn.layer import Layer, repeated
 from fastrnn.parameters import Packs
+from fastrnn.record import Record
 from fastrnn.threads import get_num_threads
 
 
-@dataclass(frozen=True, eq=False)
-class Checkpoints:
+class Checkpoints(Record):
     """The tape of one layer and direction: its input, and the states before every ``every``-th step, from step 0 on.
 
     A step is counted as the direction takes it: in reverse, step 0 of a row is its last one.

@@ -13,7 +13,7 @@ import pytest
 import fastrnn
 
 HERE = Path(__file__).parent
-EXAMPLES = {"numpy": 600, "numba": 1200}  # some fifteen seconds each
+EXAMPLES = {"numpy": 400, "numba": 800, "cython": 800}  # some ten seconds each
 
 
 def test_random_calls(backend: str) -> None:

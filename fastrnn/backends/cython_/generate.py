@@ -19,7 +19,7 @@ from fastrnn.backends.cython_.c_text import Functions
 from fastrnn.backends.cython_.sets import SETS
 from fastrnn.backends.tiled import box, frame, outer, program
 from fastrnn.backends.tiled.emitter import WHOLE, Emitter
-from fastrnn.backends.tiled.outer import Operands, emit_outer
+from fastrnn.backends.tiled.outer import OPERAND_KINDS, Operands, emit_outer
 from fastrnn.backends.tiled.program import KINDS, Program
 from fastrnn.equations import Cell, trace
 from fastrnn.plan import plan
@@ -94,7 +94,7 @@ def kernels(unit: Unit) -> str:
         made = Program(plan(cell), dtype, target)
         stages = [functions.define("stages", [WHOLE] * 3, partial(_stages, made, kind)) for kind in range(KINDS)]
         rows.append(f'    {{"{cell.digest}", {{{", ".join(stages)}}}}}, /* {cell.name} */')
-    outer_name = functions.define("outer", Operands.KINDS, _outer)
+    outer_name = functions.define("outer", OPERAND_KINDS, _outer)
     numbers = f"{dtype.itemsize}, {target.vector_bytes}, {target.registers}, {int(target.fma)}"
     return "\n".join(
         [

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import fastrnn
 from fastrnn.backends.tiled.target import Target
 
 
-@dataclass(frozen=True)
-class InstructionSet:
+class InstructionSet(NamedTuple):
     """An instruction set: its vectors, what compilers need for it, and which processors have it.
 
     ``asked`` is what `processor_has` of the extension is asked for; 0: every processor of the kind has it.

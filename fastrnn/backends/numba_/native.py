@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cached_property, lru_cache
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,25 @@ SCAN_ARGUMENTS = (types.int64,) * 5  # frame, low, high, start, stop
 WORDS, WORDS_2D, WORDS_3D = (types.Array(types.int64, ndim, "C") for ndim in (1, 2, 3))
 
 
-class NumbaNative:
+class _OnDemand:
+    """Functions by name, each compiled for its arguments' types when it is first used."""
+
+    def __init__(self, functions: Mapping[str, tuple[Any, tuple[Any, ...]]]) -> None:
+        self._functions = functions
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in self._functions:
+            raise AttributeError(name)
+        called = compiled_for(*self._functions[name])
+        setattr(self, name, called)
+        return called
+
+
+class NumbaNative(_OnDemand):
     """See `fastrnn.backends.tiled.native.Native`."""
 
     def __init__(self) -> None:
-        whole = types.int64
-        self.run = compiled_for(host.run, (WORDS, *[whole] * 4))
+        super().__init__(_HOST)
 
     def program(self, plan: Plan, dtype: np.dtype[Any]) -> Program:
         """See `Native`."""
@@ -43,33 +57,26 @@ class NumbaNative:
         """See `Native`."""
         return address_of(scan.weight_gradient, (type_of(Shared("outer", dtype)), *SCAN_ARGUMENTS)), 0
 
-    def __getattr__(self, name: str) -> Any:
-        """The other functions are compiled when they are first used."""
-        found = _SIMPLE.get(name)
-        if found is None:
-            raise AttributeError(name)
-        function, arguments = found
-        called = compiled_for(function, arguments)
-        setattr(self, name, called)
-        return called
-
     def typed(self, dtype: np.dtype[Any]) -> Typed:
         """See `Native`."""
         return _typed(dtype.name)
 
 
-class _Typed:
+class _Typed(_OnDemand):
     """See `fastrnn.backends.tiled.native.Typed`."""
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         whole, kind = types.int64, from_dtype(dtype)
         one, two, three = types.Array(kind, 1, "C"), types.Array(kind, 2, "C"), types.Array(kind, 3, "A")
-        self.point_2d = compiled_for(host.point, (WORDS, whole, two, whole, two))
-        self.point_3d = compiled_for(host.point, (WORDS, whole, three, whole, three))
+        functions = {
+            "point_2d": (host.point, (WORDS, whole, two, whole, two)),
+            "point_3d": (host.point, (WORDS, whole, three, whole, three)),
+            "step_1d": (host.step, (WORDS, WORDS_3D, one, one)),
+            "step_2d": (host.step, (WORDS, WORDS_3D, two, two)),
+        }
+        super().__init__(functions)
+        self._scan, self._states = (WORDS, WORDS, three, three), types.Array(kind, 3, "C")
         self._scans: dict[int, Any] = {}
-        self._states = types.Array(kind, 3, "C")
-        self._scan = (WORDS, WORDS, three, three)
-        self._steps = {ndim: (WORDS, WORDS_3D, kind, kind) for ndim, kind in ((1, one), (2, two))}
 
     def run_on(self, states: int) -> Any:
         """See `Typed`."""
@@ -80,19 +87,10 @@ class _Typed:
             found = self._scans[states] = compiled_for(host.run_on, arguments)
         return found
 
-    @cached_property
-    def step_1d(self) -> Any:
-        """See `Typed`."""
-        return compiled_for(host.step, self._steps[1])
-
-    @cached_property
-    def step_2d(self) -> Any:
-        """See `Typed`."""
-        return compiled_for(host.step, self._steps[2])
-
 
 _typed = lru_cache(maxsize=2)(lambda dtype: _Typed(np.dtype(dtype)))
-_SIMPLE = {
+_HOST = {
+    "run": (host.run, (WORDS, *[types.int64] * 4)),
     "run_as_team": (host.run_as_team, (WORDS, WORDS_2D, *[types.int64] * 4)),
     "run_list": (host.run_list, (WORDS, WORDS_2D, WORDS_2D, types.int64)),
     "serve": (host.serve, (WORDS, types.int64)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,10 @@ from fastrnn.backends.tiled.steps import Steps
 from fastrnn.backends.tiled.sums import TiledSums
 from fastrnn.equations import Sizes
 from fastrnn.plan import Plan
+from fastrnn.record import Record
 
 
-@dataclass(eq=False)
-class Tape:
+class Tape(Record):
     """What a recording forward keeps: rows of kept values by compact number, and the history of every state."""
 
     pack: TiledPack
@@ -38,8 +37,7 @@ class Tape:
         return self.kept.nbytes + sum(array.nbytes for array in self.history)
 
 
-@dataclass(eq=False)
-class Work:
+class Work(Record):
     """What a backward scan leaves for the weight gradients: the gates' gradients by compact number."""
 
     gradient: Array

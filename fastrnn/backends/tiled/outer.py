@@ -9,8 +9,7 @@ which also keeps the rounding error of a long sum small. The order of all additi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastrnn.backends.tiled.emitter import FLAG, WHOLE, Emitter
 from fastrnn.backends.tiled.target import Target
@@ -18,10 +17,10 @@ from fastrnn.backends.tiled.target import Target
 WIDTHS = (4, 2, 1)  # vectors of b beside each other: the widest as often as it fits, then the next
 BLOCK = 128  # rows; so many of four vectors fill two thirds of a first cache
 UNROLL = 2
+OPERAND_KINDS = (*[WHOLE] * 10, FLAG)
 
 
-@dataclass(frozen=True)
-class Operands:
+class Operands(NamedTuple):
     """Addresses and sizes of one block of rows; ``first`` overwrites what is in ``into``.
 
     ``a`` has rows of a fixed stride, ``b`` a table of byte offsets; ``copied`` is room for a block of four vectors.
@@ -39,12 +38,6 @@ class Operands:
     copied: Any
     first: Any
 
-    KINDS = (*[WHOLE] * 10, FLAG)
-
-    def values(self) -> list[Any]:
-        return [self.a, self.a_stride, self.b, self.b_offsets, self.into, self.into_stride, self.rows, self.height,
-                self.width, self.copied, self.first]  # fmt: skip
-
 
 def emit_outer(emit: Emitter, operands: Operands) -> None:
     """All tiles of one block of rows; the last vector of a row may be partial."""
@@ -55,11 +48,11 @@ def emit_outer(emit: Emitter, operands: Operands) -> None:
         copy = _copy(emit, vectors)
         tiles = {height: _tile(emit, vectors, height) for height in _heights(emit.target, vectors)}
         with emit.loop(start, end, vectors * emit.lanes, []) as (column, _, past):
-            copy(*operands.values(), emit.whole(0), column)
+            copy(*operands, emit.whole(0), column)
             row = emit.whole(0)
             for height, tile in tiles.items():
                 with emit.loop(row, operands.height, height, []) as (first, _, after):
-                    tile(*operands.values(), first, column)
+                    tile(*operands, first, column)
                 row = after[-1]
         start = past[-1]
 
@@ -79,7 +72,7 @@ def _function(caller: Emitter, name: str, body: Callable[[Emitter, Operands, Any
         *operands, row, column = arguments
         body(emit, Operands(*operands), row, column)
 
-    return caller.function(name, [*Operands.KINDS, WHOLE, WHOLE], with_operands)
+    return caller.function(name, [*OPERAND_KINDS, WHOLE, WHOLE], with_operands)
 
 
 def _copy(caller: Emitter, vectors: int) -> Callable[..., None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -31,8 +31,7 @@ class Steps:
         frames = [self._frame(pack, index, between, state, final) for index, pack in enumerate(packs)]
         self.alone = np.stack(frames)[:, None]
         self._teams: dict[int, Array] = {}
-        self._alone = partial(self.typed.step_2d, NOBODY, self.alone)
-        self._alone_1d = partial(self.typed.step_1d, NOBODY, self.alone) if rows.batch == 1 else self._alone
+        self._alone: dict[int, Callable[[Array, Array], int]] = {}  # by the number of axes
 
     def run(self, x: Array, y: Array, threads: int) -> None:
         """From x to y."""
@@ -44,7 +43,13 @@ class Steps:
                 if self.crew.learn(step(boxes, self._team(members), x, y)) < members:
                     self.crew.wake(members - 1, self.total)
                 return
-        (self._alone if x.ndim == 2 else self._alone_1d)(x, y)
+        (self._alone.get(x.ndim) or self._bound(x.ndim))(x, y)
+
+    def _bound(self, axes: int) -> Callable[[Array, Array], int]:
+        """A step by the calling thread alone."""
+        step = self.typed.step_2d if axes == 2 else self.typed.step_1d
+        found = self._alone[axes] = partial(step, NOBODY, self.alone)
+        return found
 
     def _frame(self, pack: TiledPack, index: int, between: list[Array], state: States, final: States) -> Array:
         frame, point = pack.frame.copy(), pack.typed.point_2d

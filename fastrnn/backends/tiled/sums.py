@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from fastrnn.backends.tiled.native import Native
 from fastrnn.backends.tiled.outer import BLOCK
 from fastrnn.backends.tiled.pack import PIECE, TiledPack
 from fastrnn.plan import Place
+from fastrnn.record import Record
 from fastrnn.threads import checkpoint
 
 if TYPE_CHECKING:
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 _X: Place = ("x", 0)
 
 
-@dataclass(frozen=True, eq=False)
-class _Lines:
+class _Lines(Record):
     """Consecutive rows: the gates' gradients, and by place what products multiplied: an array, and byte offsets in it
     where the rows begin."""
 

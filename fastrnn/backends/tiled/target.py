@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(NamedTuple):
     """Bytes of a vector register, how many of them there are, and whether they multiply and add in one operation."""
 
     vector_bytes: int

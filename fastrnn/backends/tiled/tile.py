@@ -9,8 +9,7 @@ follow while they are in registers.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.emitter import FLAG, WHOLE, Emitter
@@ -19,8 +18,7 @@ UNROLL = 4  # steps of the k loop written out
 CHAIN = 64  # multiply-adds after one another in one sum
 
 
-@dataclass(frozen=True)
-class Rows:
+class Rows(NamedTuple):
     """How to find a row: an address field, with either a stride field or a table of offsets, and a column."""
 
     address: int
@@ -31,11 +29,10 @@ class Rows:
     pads: tuple[int, int] = (f.FORWARD_H, f.FORWARD_P)
 
 
-@dataclass(frozen=True)
-class TileProduct:
+class TileProduct(NamedTuple):
     """One product of a stage: ``sums`` results for each unit from ``depth`` values (a field) of each segment.
 
-    ``segments`` is the first field of the segments' byte offsets, ``count`` how many there are (0: one, at offset 0).
+    ``segments`` is the first field of the segments' byte offsets, ``several`` how many there are (0: one, at offset 0).
     ``seeds`` gives each sum's start: None for zero, or the rows to load it from.
     """
 
@@ -45,11 +42,10 @@ class TileProduct:
     weights: int
     seeds: tuple[Rows | None, ...]
     segments: int = 0
-    count: int = 0
+    several: int = 0
 
 
-@dataclass(frozen=True)
-class TileStage:
+class TileStage(NamedTuple):
     """A stage as the tile sees it.
 
     ``vectors`` units' vectors a block; ``width`` the field of the number of units; ``epilogue`` emits what follows:
@@ -175,7 +171,7 @@ def _accumulate(
     vectors, sums = stage.vectors, product.sums
     depth = views[0].field(product.depth)
     step = sums * vectors  # vectors of weights for one k and one block
-    count = max(product.count, 1)
+    count = max(product.several, 1)
     panel = emit.times(depth, count * step * emit.lanes * emit.size)
     weights = emit.sum(views[0].field(product.weights), emit.times(block, panel))
     panels = [emit.sum(weights, emit.times(panel, s)) for s in range(span)]
@@ -188,7 +184,7 @@ def _accumulate(
     bases = [view.base(product.rows) for view in views]
     with emit.loop(emit.whole(0), segments, 1, start) as (segment, outer, ends):
         row_bases = bases
-        if product.count:
+        if product.several:
             field = emit.sum(views[0].frame, emit.times(emit.sum(segment, emit.whole(product.segments)), 8))
             row_bases = [emit.sum(base, emit.read_whole(field)) for base in bases]
         rows = [emit.values(base) for base in row_bases]
@@ -199,8 +195,7 @@ def _accumulate(
     return [[[next(flat) for _ in range(sums)] for _ in units] for _ in views]
 
 
-@dataclass(frozen=True)
-class _Factors:
+class _Factors(NamedTuple):
     """What a k loop multiplies: the values of each row, the vectors of each block's weights, and the latter's shape."""
 
     rows: list[Any]
