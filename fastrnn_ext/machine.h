@@ -88,14 +88,16 @@ static INLINE void give_way(void)
 #endif
 }
 
-/* Look at a word until it is at least `value`. */
-static NOINLINE void wait_for(int64_t at, int64_t value)
+/* Look at a word until it is at least `value`; how often that took long. */
+static NOINLINE int64_t wait_for(int64_t at, int64_t value)
 {
-    for (int64_t looks = 1; load_acquire(at) < value; looks++) {
+    int64_t looks = 1;
+    for (; load_acquire(at) < value; looks++) {
         rest();
         if (looks % SPINS == 0)
             give_way();
     }
+    return looks / SPINS;
 }
 
 static NOINLINE void meet_team(int64_t frame)
@@ -105,7 +107,7 @@ static NOINLINE void meet_team(int64_t frame)
     const int64_t count = *WORD(mine) + 1;
     store_release(mine, count);
     for (int64_t k = 0; k < fields[F_TEAM]; k++)
-        wait_for(counters + k * F_COUNTER_BYTES, count);
+        WORD(mine)[1] += wait_for(counters + k * F_COUNTER_BYTES, count);
 }
 
 /* Wait until all members of the frame's team have come through as many stages; nothing where there is none. */

@@ -30,7 +30,7 @@ cdef extern from "machine.h" nogil:
     bint exchange_if(int64_t at, int64_t expected, int64_t value)
     int64_t fetch_add(int64_t at, int64_t value)
     void rest()
-    void wait_for(int64_t at, int64_t value)
+    int64_t wait_for(int64_t at, int64_t value)
     void meet(int64_t frame)
     int64_t flush_denormals()
     void restore_mode(int64_t mode)
@@ -488,23 +488,28 @@ cdef int64_t as_team(
     int64_t start, int64_t stop) noexcept nogil:
     """Run one kernel, the units of each stage shared with those workers that wait for a job, ``most`` of all together.
 
-    ``frames`` is the address of a frame for each, ``size`` fields each. How many members the team had, or NO_MEMORY.
+    ``frames`` is the address of a frame for each, ``size`` fields each. How many members the team had, as a negative
+    number if they waited for one another too often; or NO_MEMORY.
     """
     cdef int64_t taken[F_MOST_MEMBERS]
     cdef int64_t i, joined = take(boxes, count, taken, most - 1)
     cdef int64_t counters = words(frames)[F_COUNTERS]
+    cdef int64_t waits = 0
     cdef bint wrong = False
     for i in range(joined + 1):
         words(frames + 8 * size * i)[F_TEAM] = joined + 1
         words(frames + 8 * size * i)[F_MEMBER] = i
-        words(counters + i * F_COUNTER_BYTES)[0] = 0
+        words(counters + i * F_COUNTER_BYTES)[0] = words(counters + i * F_COUNTER_BYTES)[1] = 0
     for i in range(joined):
         post(taken[i], 0, frames + 8 * size * (i + 1), low, high, start, stop)
     call(frames, low, high, start, stop)
     dismiss(taken, joined)
     for i in range(joined + 1):
         wrong |= failed(words(frames + 8 * size * i))
-    return NO_MEMORY if wrong else joined + 1
+        waits += words(counters + i * F_COUNTER_BYTES)[1]
+    if wrong:
+        return NO_MEMORY
+    return joined + 1 if waits * F_STEPS_PER_WAIT <= greater(stop - start, start - stop) else -joined - 1
 
 
 # What Python calls ----------------------------------------------------------------------------------------------------
@@ -515,7 +520,7 @@ cdef inline int64_t data(cnp.ndarray array) noexcept:
 
 
 cdef inline void point_at(int64_t *frame, int64_t field, cnp.ndarray array) noexcept:
-    """Write an array's address into a field of the frame; of three axes the first two strides into the next two."""
+    """Write an array's address into a field of the frame, and its first two strides, those of x, into the next two."""
     frame[field] = data(array)
     if cnp.PyArray_NDIM(array) == 3:
         frame[field + 1] = cnp.PyArray_STRIDE(array, 0)
@@ -526,35 +531,32 @@ def point(
     cnp.ndarray frame not None, int64_t field, cnp.ndarray array not None, int64_t other_field,
     cnp.ndarray other not None,
 ):
-    """`Typed.point_2d` and `Typed.point_3d`."""
+    """`point_2d` and `point_3d` of `Typed`."""
     point_at(words(data(frame)), field, array)
     point_at(words(data(frame)), other_field, other)
 
 
 def run_on(
     cnp.ndarray frame not None, cnp.ndarray table not None, cnp.ndarray x not None, cnp.ndarray y not None,
-    tuple state, tuple final not None, int64_t at, bint zeros,
+    tuple state not None, tuple final not None, int64_t at, bint zeros,
 ):
     """See `RunOn`."""
-    cdef int64_t here = data(frame), k
-    cdef int64_t *fields = words(here)
-    cdef int64_t *each
+    cdef int64_t *fields = words(data(frame))
+    cdef int64_t *part
+    cdef int64_t k
+    cdef cnp.ndarray begin, end
     memcpy(fields + F_ORDER, words(data(table)), 8 * table.shape[0])
     point_at(fields, F_X, x)
     point_at(fields, F_Y, y)
     for k in range(len(final)):
-        each = state_fields(fields, k)
-        each[F_STATE_INITIAL] = 0 if zeros else part_of(state[k], at)
-        each[F_STATE_FINAL] = part_of(final[k], at)
+        begin, end = state[k], final[k]
+        part = state_fields(fields, k)
+        part[F_STATE_INITIAL] = 0 if zeros else data(begin) + at * cnp.PyArray_STRIDE(begin, 0)
+        part[F_STATE_FINAL] = data(end) + at * cnp.PyArray_STRIDE(end, 0)
     with nogil:
-        call(here, 0, fields[F_BATCH], 0, fields[F_LONGEST])
+        call(address_of(fields), 0, fields[F_BATCH], 0, fields[F_LONGEST])
     if failed(fields):
         raise MemoryError("no memory for what a kernel needs")
-
-
-cdef inline int64_t part_of(cnp.ndarray array, int64_t at) except? -1:
-    """The address of one part of an array along its first axis."""
-    return data(array) + at * cnp.PyArray_STRIDE(array, 0)
 
 
 def run(cnp.ndarray frame not None, int64_t low, int64_t high, int64_t start, int64_t stop):

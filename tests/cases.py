@@ -18,7 +18,7 @@ import pytest
 # there. Nothing is left out because it merely is not found.
 WITHOUT = tuple(os.environ.get("FASTRNN_TEST_WITHOUT", "").split())
 BACKENDS = tuple(name for name in ("numpy", "numba", "cython") if name not in WITHOUT)
-ANY_CELL = tuple(name for name in BACKENDS if name != "cython")  # which take more than the cells of `fastrnn.cells`
+ANY_CELL = tuple(name for name in BACKENDS if name != "cython")  # the extension has the cells of `fastrnn.cells` alone
 CELLS = tuple(oracle.CELLS)
 DTYPES = ("float32", "float64")
 any_cell = pytest.mark.parametrize("backend", ANY_CELL)

@@ -14,6 +14,8 @@ CODE = """
 from fastrnn.backends import numpy_
 from fastrnn.backends.tiled import crew
 numpy_.WORTH_A_THREAD = crew.WORTH_SHARING = crew.WORTH_WAKING = 1
+crew.WORTH_MEETING = crew.WORTH_MEETING_ROWS = 0
+crew.PAUSE = 0.0
 crew.processors = lambda: 64
 """
 
@@ -23,7 +25,15 @@ def share_everything(rows_apart: int | None = None) -> Iterator[None]:
     """``rows_apart``: from how many rows a thread on rows are handed out and not the units of one row."""
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(numpy_, "WORTH_A_THREAD", 1))
-        stack.enter_context(mock.patch.multiple(crew, WORTH_SHARING=1, WORTH_WAKING=1, processors=lambda: 64))
+        changes = {
+            "WORTH_SHARING": 1,
+            "WORTH_WAKING": 1,
+            "WORTH_MEETING": 0,
+            "WORTH_MEETING_ROWS": 0,
+            "PAUSE": 0.0,
+            "processors": lambda: 64,
+        }
+        stack.enter_context(mock.patch.multiple(crew, **changes))
         if rows_apart is not None:
             stack.enter_context(mock.patch.object(crew, "ROWS_APART", rows_apart))
         yield

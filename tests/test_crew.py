@@ -73,7 +73,7 @@ def test_only_one_caller_wakes_a_sleeper(name: str) -> None:
 def test_a_taken_worker_does_not_sleep(name: str) -> None:
     """Between being taken and the job there may be any time."""
     native, box = native_of(name), new_box()
-    assert native.rouse(box)
+    box[bx.STATE] = bx.WAKING
     server = threading.Thread(target=native.serve, args=(box, 1_000_000))
     server.start()
     assert native.awake(box, 1_000_000_000)
@@ -114,7 +114,7 @@ def test_boxes_that_are_not_waiting_are_left_alone(name: str) -> None:
 
 def test_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as were asked for, as there are processors for, and as have enough to do."""
-    crew = Crew(native_of("numba"))
+    crew = Crew(native_of(COMPILED[0]))
     monkeypatch.setattr(crews, "processors", lambda: 4)
     worth = crews.WORTH_SHARING
     assert crew.size(1, 1e12) == 1
@@ -124,6 +124,25 @@ def test_size(monkeypatch: pytest.MonkeyPatch) -> None:
     assert crew.size(3, 2 * worth) == 2
     monkeypatch.setattr(crews, "processors", lambda: 1)
     assert crew.size(8, 1e12) == 1
+
+
+def test_where_processors_are_missing_calls_go_on_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A team that waited too often says so by a negative number; now and then that is an accident."""
+    crew = Crew(native_of(COMPILED[0]))
+    monkeypatch.setattr(crews, "processors", lambda: 4)
+    monkeypatch.setattr(crews, "PAUSE", 0.05)
+    for _ in range(10):
+        assert crew.learn(-2) == 2
+        assert [crew.learn(3) for _ in range(10)] == [3] * 10
+        assert crew.size(2, 1e12) == 2
+    for _ in range(3):
+        assert crew.size(2, 1e12) == 2
+        crew.learn(-2)
+    for _ in range(2):
+        assert crew.size(2, 1e12) == 1
+        time.sleep(0.06)
+        assert crew.size(2, 1e12) == 2
+        crew.learn(-2)
 
 
 def test_groups_of_products() -> None:
@@ -147,12 +166,17 @@ def test_a_long_call_wakes_the_workers_it_needs(name: str) -> None:
     seen: list[int] = []
     real = backend.native.run_as_team
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backend.native, "run_as_team", lambda *given: seen.append(real(*given)), raising=False)
-        for _ in range(50):
-            time.sleep(0.01)  # long enough for all of them to go to sleep
+        patch.setattr(
+            backend.native, "run_as_team", lambda *given: seen.append(real(*given)) or seen[-1], raising=False
+        )
+        patch.setattr(crews, "WAKING_LOOKS", 1_000_000_000)
+        patch.setattr(crews, "LOOKS", 3_000_000)
+        for _ in range(5):
+            time.sleep(0.5)  # long enough for all of them to go to sleep
             with share_everything(), fastrnn.threads(2):
                 layer(x)
-    assert seen.count(2) > 0
+    assert {abs(members) for members in seen} == {2}
+    assert len(seen) >= 5
 
 
 @every_compiled

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from sharing import share_everything
 
 import fastrnn
 from fastrnn.backends import load, numpy_
+from fastrnn.backends.tiled import crew
 
 T, B, I, H = 9, 3, 4, 6  # noqa: E741
 KINDS = {
@@ -241,11 +243,13 @@ def test_steps_are_shared_by_threads(kind: str, backend: str, x: np.ndarray, mon
     else:
         typed = load(backend).native.typed(layer.dtype)
         step = typed.step_2d
-        monkeypatch.setattr(typed, "step_2d", lambda *given: seen.append(step(*given)) or seen[-1])
-    for _ in range(1000):  # of which the first ones find the worker asleep
+        monkeypatch.setattr(typed, "step_2d", lambda *given: seen.append(abs(step(*given))) or seen[-1])
+    monkeypatch.setattr(
+        crew, "LOOKS", 3_000_000
+    )  # the first steps find the worker asleep; then it stays awake for long
+    end = time.monotonic() + 60
+    while 2 not in seen and time.monotonic() < end:
         with share_everything(), fastrnn.threads(2):
             together = np.stack([*map(layer.stream(B).step, x)])
         assert_same(layer, together, alone)
-        if 2 in seen:
-            break
     assert 2 in seen

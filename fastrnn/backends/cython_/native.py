@@ -61,21 +61,22 @@ class CythonNative:
         return self.extension.WEIGHT_GRADIENT, self._units[dtype.itemsize][0]
 
     def typed(self, dtype: np.dtype[Any]) -> Typed:
-        """See `Native`: the extension's functions take both."""
+        """See `Native`."""
         return self._typed
 
 
 class _Typed:
-    """See `fastrnn.backends.tiled.native.Typed`."""
+    """See `fastrnn.backends.tiled.native.Typed`: the extension takes arrays of any type."""
 
     def __init__(self, extension: Any) -> None:
         self.point_2d = self.point_3d = extension.point
         self.step_1d = self.step_2d = extension.step
-        self._run_on: RunOn = extension.run_on
+        self._run_on = extension.run_on
 
     def run_on(self, states: int) -> RunOn:
-        """See `Typed`: one for any number of states."""
-        return self._run_on
+        """See `Typed`."""
+        found: RunOn = self._run_on
+        return found
 
 
 @lru_cache(maxsize=512)

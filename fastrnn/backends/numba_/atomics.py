@@ -64,15 +64,16 @@ def _meeting(module: Any) -> Any:
     mine = _word(b, b.add(counters, b.mul(member, I64(f.COUNTER_BYTES))))
     count = b.add(b.load(mine), I64(1))
     b.store_atomic(count, mine, "release", WORD)
+    waits = _word(b, b.add(counters, b.add(b.mul(member, I64(f.COUNTER_BYTES)), I64(8))))
     with cgutils.for_range(b, team) as everyone:
         theirs = _word(b, b.add(counters, b.mul(everyone.index, I64(f.COUNTER_BYTES))))
-        emit_wait(b, lambda: b.icmp_signed(">=", b.load_atomic(theirs, "acquire", WORD), count))
+        emit_wait(b, lambda: b.icmp_signed(">=", b.load_atomic(theirs, "acquire", WORD), count), waits)
     b.ret_void()
     return function
 
 
-def emit_wait(builder: Any, is_done: Any) -> None:
-    """Look until ``is_done()`` is true."""
+def emit_wait(builder: Any, is_done: Any, waits: Any = None) -> None:
+    """Look until ``is_done()`` is true; count at ``waits`` how often that takes long."""
     looks = cgutils.alloca_once_value(builder, I64(0))
     look, again = builder.append_basic_block("look"), builder.append_basic_block("again")
     rest, done = builder.append_basic_block("rest"), builder.append_basic_block("done")
@@ -85,6 +86,8 @@ def emit_wait(builder: Any, is_done: Any) -> None:
     builder.store(count, looks)
     builder.cbranch(builder.icmp_signed("==", builder.srem(count, I64(SPINS)), I64(0)), rest, look)
     builder.position_at_end(rest)
+    if waits is not None:
+        builder.store(builder.add(builder.load(waits), I64(1)), waits)
     emit_give_way(builder)
     builder.branch(look)
     builder.position_at_end(done)

@@ -155,7 +155,8 @@ def dismiss(taken, count):  # type: ignore[no-untyped-def]
 def as_team(boxes, frames, size, most, low, high, start, stop):  # type: ignore[no-untyped-def]
     """Run one kernel, the units of each stage shared with those workers that wait for a job, ``most`` of all together.
 
-    ``frames`` is the address of a frame for each, ``size`` fields each. How many members the team had.
+    ``frames`` is the address of a frame for each, ``size`` fields each. How many members the team had; as a negative
+    number if they waited for one another too often.
     """
     taken = np.empty(f.MOST_MEMBERS, np.int64)
     joined = take(boxes, taken, most - 1)
@@ -165,11 +166,15 @@ def as_team(boxes, frames, size, most, low, high, start, stop):  # type: ignore[
         frame[f.TEAM] = joined + 1
         frame[f.MEMBER] = i
         counters[i * f.COUNTER_BYTES // 8] = 0
+        counters[i * f.COUNTER_BYTES // 8 + 1] = 0
     for i in range(joined):
         post(taken[i], 0, frames + 8 * size * (i + 1), low, high, start, stop)
     call(frames, low, high, start, stop)
     dismiss(taken, joined)
-    return joined + 1
+    waits = 0
+    for i in range(joined + 1):
+        waits += counters[i * f.COUNTER_BYTES // 8 + 1]
+    return joined + 1 if waits * f.STEPS_PER_WAIT <= abs(stop - start) else -(joined + 1)
 
 
 @compiled

@@ -30,9 +30,13 @@ from fastrnn.threads import checkpoint
 
 LOOKS = 10_000  # of a worker that has nothing to do, before it sleeps: some 0.2 to 0.5 ms
 WAKING_LOOKS = 3_000  # of a caller at a worker that it has woken
-WORTH_SHARING = 150_000  # multiply-adds in each thread for which its job has to be handed over: some 5 us
+WORTH_SHARING = 40_000  # multiply-adds in each thread for which its job is worth being handed over: some 2 us
+WORTH_MEETING = 7_000  # multiply-adds in each thread between two meetings, each of which takes some 0.2 us
+WORTH_MEETING_ROWS = 24_000  # the same where there are rows that could be handed out instead
 WORTH_WAKING = 4_000_000  # multiply-adds of a call for which sleepers are woken: some 100 us
 SOON = 0.002  # seconds within which calls come one upon the other
+STRIKES, FORGIVEN = 3.0, 0.1  # so many calls with a thread that had no processor; what a good call makes up for
+PAUSE = 0.1  # seconds for which calls then go on alone
 ROWS_APART = 24  # rows for each thread, from which on threads have rows of their own and meet only at the end
 INT64 = np.dtype(np.int64)
 NOBODY = np.empty(0, np.int64)
@@ -79,11 +83,17 @@ class Crew:
         self._workers: list[_Worker] = []
         self._boxes = NOBODY
         self._last = 0.0  # when a call would have had a use for workers
+        self._strikes = 0.0  # of late, calls in which a processor was missing
+        self._alone_until = 0.0  # when to try again after that
 
     def size(self, threads: int, work: float) -> int:
         """How many threads a call of so much work is to have."""
         if threads < 2 or work < 2 * WORTH_SHARING:
             return 1
+        if self._alone_until:
+            if time.perf_counter() < self._alone_until:
+                return 1
+            self._alone_until = 0.0
         return max(1, min(threads, int(work / WORTH_SHARING), processors(), f.MOST_MEMBERS))
 
     def boxes(self, count: int) -> Array:
@@ -108,19 +118,37 @@ class Crew:
                 for worker in self._workers[:count]:
                     self.native.awake(worker.box, WAKING_LOOKS)
 
+    def learn(self, members: int) -> int:
+        """From what a team has returned: how many they were. Where processors are missing, calls go on alone."""
+        if members > 0:
+            self._strikes = max(0.0, self._strikes - FORGIVEN)
+            return members
+        self._strikes += 1.0
+        if self._strikes >= STRIKES:
+            self._strikes = STRIKES - 1.0  # the first one to try again decides
+            self._alone_until = time.perf_counter() + PAUSE
+        return -members
+
     def run(self, parts: Sequence[Part], rows: Rows, threads: int) -> None:
         """Run scans over all rows on at most so many threads: directions and rows apart, or one scan's units shared."""
         if threads > 1 and rows.batch:
             scans = [part for part in parts if isinstance(part, Scan)]
             members = self.size(threads, sum(scan.work for scan in scans)) if len(scans) == len(parts) else 1
             if members > 1:
-                if len(scans) == 1 and rows.batch < ROWS_APART * members:
-                    self._shared(scans[0], members)
-                else:
+                if len(scans) > 1 or self._rows_apart(scans[0], members):
                     self._apart(scans, -(-members // len(scans)), members)
-                return
+                    return
+                if scans[0].step_work >= WORTH_MEETING * members:
+                    self._shared(scans[0], members)
+                    return
         for part in parts:
             part(0, rows.batch)
+
+    def _rows_apart(self, scan: Scan, members: int) -> bool:
+        """Whether threads are to have rows of their own: many, or several with little to do between meetings."""
+        rows = scan.rows.batch
+        little = scan.step_work < WORTH_MEETING_ROWS * members
+        return rows >= ROWS_APART * members or (rows >= 2 * members and little)
 
     def _shared(self, scan: Scan, members: int) -> None:
         """One scan by a team."""
@@ -131,7 +159,7 @@ class Crew:
         boxes = self.boxes(members - 1)
         self.wake(members - 1, scan.work)
         for start, stop in scan.times(batch):
-            self.native.run_as_team(boxes, frames, 0, batch, start, stop)
+            self.learn(self.native.run_as_team(boxes, frames, 0, batch, start, stop))
             checkpoint()
         del held, counters
 

@@ -31,7 +31,7 @@ SCRATCH, SCRATCH_BYTES, SPAN = range(49, 52)
 # The compiled scan that this frame is for: its address and its first argument. See `native`.
 KERNEL, PROGRAM = range(52, 54)
 # Threads that share the units of every stage (0 or 1: none do), which of them this frame is for, and the address where
-# each of them counts the stages that it is through with, `COUNTER_BYTES` apart.
+# each of them counts, `COUNTER_BYTES` apart, the stages that it is through with and then how often it waited for long.
 TEAM, MEMBER, COUNTERS = range(54, 57)
 FIRST_STATE = 57  # from here on, for each state:
 STATE_BASE, STATE_STRIDE, STATE_IN, STATE_OUT, ADJOINT_BASE, ADJOINT_STRIDE, ADJOINT = range(7)
@@ -42,6 +42,7 @@ OUTER_A, OUTER_A_STRIDE, OUTER_B, OUTER_B_OFFSETS, OUTER_COUNT, OUTER_INTO, OUTE
 OUTER_SIZE = FIRST_STATE
 COUNTER_BYTES = 128  # two cache lines, since processors fetch lines in pairs
 MOST_MEMBERS = 64
+STEPS_PER_WAIT = 8  # more long waits, of some 10 us each, and a thread of the team had no processor of its own
 
 
 def address(array: Any) -> int:

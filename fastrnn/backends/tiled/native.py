@@ -39,7 +39,7 @@ class Typed(Protocol):
         """What runs the scan of a cell with so many states."""
 
     def step_1d(self, boxes: Array, frames: Array, x: Array, y: Array) -> int:
-        """One time step of all layers; frames (layers, members, size), x and y (size,). How many took part."""
+        """One time step of all layers; frames (layers, members, size), x and y (size,). As `run_as_team`."""
 
     def step_2d(self, boxes: Array, frames: Array, x: Array, y: Array) -> int:
         """The same for x and y (rows, size)."""
@@ -64,7 +64,11 @@ class Native(Protocol):
         """Run a frame's kernel."""
 
     def run_as_team(self, boxes: Array, frames: Array, low: int, high: int, start: int, stop: int) -> int:
-        """Run one kernel, its units shared with waiting workers; frames (members, size). How many took part."""
+        """Run one kernel, its units shared with waiting workers; frames (members, size).
+
+        How many took part; as a negative number if they waited for one another more often than
+        a step in `frame.STEPS_PER_WAIT`.
+        """
 
     def run_list(self, boxes: Array, frames: Array, ranges: Array, most: int) -> int:
         """Run kernels that have nothing to do with one another, on as many threads at most. How many took part."""

@@ -71,6 +71,7 @@ class TiledPack:
         self.program, self.plan, self.sizes, self.dtype = program, program.plan, sizes, program.dtype
         cell, hidden = self.plan.cell, sizes.hidden_size
         self.weights = {name: np.array(value, self.dtype) for name, value in parameters.items()}
+        self.input_count = self.weights["weight_ih"].size
         self.weight_count = sum(value.size for value in self.weights.values() if value.ndim == 2)
         blocks = program.block(program.forward), program.block([*program.backward, *program.finish])
         self._pads = {(w, b): padded(sizes.width(w), blocks[b]) for w in "HP" for b in (0, 1)}

@@ -25,6 +25,7 @@ class Scan:
         frame[f.ORDER : f.LONGEST + 1] = rows.table
         self.most = pack.most_rows  # row steps between two checkpoints
         self.row_work = pack.weight_count  # multiply-adds of a row step
+        self.step_work = (pack.weight_count - pack.input_count) * rows.batch  # of a step, but for the input products
 
     def __call__(self, low: int, high: int) -> None:
         rows = self.rows

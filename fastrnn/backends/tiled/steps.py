@@ -41,7 +41,7 @@ class Steps:
             if members > 1:
                 boxes = self.crew.boxes(members - 1)
                 step = self.typed.step_2d if x.ndim == 2 else self.typed.step_1d
-                if step(boxes, self._team(members), x, y) < members:
+                if self.crew.learn(step(boxes, self._team(members), x, y)) < members:
                     self.crew.wake(members - 1, self.total)
                 return
         (self._alone if x.ndim == 2 else self._alone_1d)(x, y)
