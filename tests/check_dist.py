@@ -26,7 +26,8 @@ def check_wheel(wheel: Path) -> str:
     expected = {str(path.relative_to(ROOT)) for path in (ROOT / "fastrnn").rglob("*.py")} | {"fastrnn/py.typed"}
     assert expected <= set(sizes), f"{wheel.name} lacks {sorted(expected - set(sizes))}"
     assert any(name.endswith("licenses/LICENSE") for name in sizes), f"{wheel.name} has no licence"
-    junk = [name for name in sizes if "__pycache__" in name or name.endswith((".pyc", ".kernel", ".c", ".o", ".h", ".pyx"))]
+    sources = (".pyc", ".kernel", ".c", ".o", ".h", ".pyx")
+    junk = [name for name in sizes if "__pycache__" in name or name.endswith(sources)]
     assert not junk, f"{wheel.name} has {junk}"
     total = sum(sizes.values())
     assert total < LARGEST, f"{wheel.name} takes {total} bytes installed"
