@@ -13,7 +13,7 @@ import pytest
 import fastrnn
 
 HERE = Path(__file__).parent
-EXAMPLES = {"numpy": 600, "numba": 1200}  # some fifteen seconds each
+EXAMPLES = {"numpy": 600, "numba": 1200, "cython": 1200}  # some fifteen seconds each
 
 
 def test_random_calls(backend: str) -> None:
