@@ -5,6 +5,7 @@ The extension is optional: without it fastrnn runs on Numba or on NumPy, and `fa
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -54,7 +55,7 @@ class Build(build_ext):
         sys.path.insert(0, str(ROOT))
         from fastrnn.backends.cython_ import generate, sets
 
-        folder = Path(self.build_temp).absolute() / "fastrnn_ext"
+        folder = self._folder()
         asked = os.environ.get(LISTED)
         names = [name.strip() for name in asked.split(",")] if asked else sets.sets_of()
         unknown = [name for name in names if name not in sets.sets_of()]
@@ -76,6 +77,14 @@ class Build(build_ext):
             objects, path, extra_postargs=[*link, *os.environ.get(EXTRA, "").split()],
             export_symbols=self.get_export_symbols(extension) if microsoft else None, target_lang="c",
         )  # fmt: skip
+
+    def _folder(self) -> Path:
+        """Where generated files and objects go. Editable installations keep theirs, since they are made often."""
+        if not getattr(self, "editable_mode", False):
+            return Path(self.build_temp).absolute() / "fastrnn_ext"
+        options = repr([os.environ.get(name) for name in ("CC", "CFLAGS", "ARCHFLAGS", EXTRA)])
+        key = hashlib.sha256(options.encode()).hexdigest()[:8]
+        return ROOT.absolute() / "build" / f"editable-{sys.implementation.cache_tag}-{key}"
 
     def _compile(self, folder: Path, path: Path, options: list[str]) -> list[str]:
         """Compile one file, unless it has been since it and the headers were written."""

@@ -520,7 +520,7 @@ cdef inline int64_t data(cnp.ndarray array) noexcept:
 
 
 cdef inline void point_at(int64_t *frame, int64_t field, cnp.ndarray array) noexcept:
-    """Write an array's address into a field of the frame; of three axes the first two strides into the next two."""
+    """Write an array's address into a field of the frame, and its first two strides, those of x, into the next two."""
     frame[field] = data(array)
     if cnp.PyArray_NDIM(array) == 3:
         frame[field + 1] = cnp.PyArray_STRIDE(array, 0)

@@ -26,7 +26,8 @@ def check_wheel(wheel: Path) -> str:
     expected = {str(path.relative_to(ROOT)) for path in (ROOT / "fastrnn").rglob("*.py")} | {"fastrnn/py.typed"}
     assert expected <= set(sizes), f"{wheel.name} lacks {sorted(expected - set(sizes))}"
     assert any(name.endswith("licenses/LICENSE") for name in sizes), f"{wheel.name} has no licence"
-    junk = [name for name in sizes if "__pycache__" in name or name.endswith((".pyc", ".kernel", ".c", ".o"))]
+    sources = (".pyc", ".kernel", ".c", ".o", ".h", ".pyx")
+    junk = [name for name in sizes if "__pycache__" in name or name.endswith(sources)]
     assert not junk, f"{wheel.name} has {junk}"
     total = sum(sizes.values())
     assert total < LARGEST, f"{wheel.name} takes {total} bytes installed"
@@ -38,6 +39,7 @@ def check_sdist(sdist: Path) -> str:
     with tarfile.open(sdist) as archive:
         names = {"/".join(PurePosixPath(name).parts[1:]) for name in archive.getnames()}
     needed = {"LICENSE", "README.md", "CHANGELOG.md", "pyproject.toml", "setup.py", "tests/golden"}
+    needed |= {f"fastrnn_ext/{name}" for name in ("scan.pyx", "machine.h", "tables.h", "vector.h")}
     needed |= {str(path.relative_to(ROOT)) for top in ("fastrnn", "tests") for path in (ROOT / top).rglob("*.py")}
     assert needed <= names, f"{sdist.name} lacks {sorted(needed - names)}"
     assert not [name for name in names if "__pycache__" in name]

@@ -130,15 +130,14 @@ def test_a_disk_that_is_full(warm: tuple[Path, Computed], tmp_path: Path) -> Non
     assert not files_of(tmp_path)
 
 
-def test_damaged_files(cache: Path, warm: tuple[Path, Computed]) -> None:
+@pytest.mark.parametrize("damage", ["truncated", "empty", "flipped"])
+def test_damaged_files(cache: Path, warm: tuple[Path, Computed], damage: str) -> None:
     """Truncated, empty, one bit flipped: compiled anew, and the files are whole again."""
-    truncated, empty, flipped = files_of(cache)
-    truncated.write_bytes(truncated.read_bytes()[:-1])
-    empty.write_bytes(b"")
-    content = bytearray(flipped.read_bytes())
-    content[len(content) // 2] ^= 1
-    flipped.write_bytes(content)
-    (flipped.parent / "unrelated.kernel").write_bytes(b"garbage")
+    for path in files_of(cache):
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes({"truncated": path.read_bytes()[:-1], "empty": b"", "flipped": bytes(content)}[damage])
+    (cache / "fastrnn" / "unrelated.kernel").write_bytes(b"garbage")
     found = compute(NUMBA_CACHE_DIR=str(cache))
     assert (found.bits, found.misses, found.warnings) == (warm[1].bits, KERNELS, [])
     assert compute(NUMBA_CACHE_DIR=str(cache)).misses == 0

@@ -9,10 +9,12 @@ import importlib
 import os
 import threading
 import warnings
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from fastrnn.backends.contract import Backend
-from fastrnn.equations import Cell
+
+if TYPE_CHECKING:
+    from fastrnn.equations import Cell
 
 VARIABLE = "FASTRNN_BACKEND"
 # In the order of preference. Each module has `backend`, which makes it, and `unavailable`, which says why it cannot.

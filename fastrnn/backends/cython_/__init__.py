@@ -11,10 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastrnn.equations import Cell
-
 if TYPE_CHECKING:
     from fastrnn.backends.contract import Backend
+    from fastrnn.equations import Cell
 
 VARIABLE = "FASTRNN_ISA"
 
