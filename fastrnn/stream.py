@@ -94,7 +94,9 @@ class Stream:
         else:
             self._check_out(out, shape)
             y = np.empty(shape, self._dtype)
-        with self._lock:
+        lock = self._lock
+        lock.acquire()  # a with statement takes as long as all checks above together
+        try:
             packs = self._current()
             if packs is not self._packs:
                 self._bind(packs)
@@ -102,6 +104,8 @@ class Stream:
             self._turn ^= 1
             if y is not out:
                 out[...] = y
+        finally:
+            lock.release()
         return out
 
     def chunk(self, x: ArrayLike, out: Array | None = None) -> Array:

@@ -196,8 +196,8 @@ def test_stale_pack(backend: str, monkeypatch: Patch) -> None:
     """The first packs are kept whatever becomes of the parameters."""
     right, first = ParameterStore.packs, {}
 
-    def stale(store: ParameterStore, make: Any) -> Any:
-        return first.setdefault(store, right(store, make))
+    def stale(store: ParameterStore) -> Any:
+        return first.setdefault(store, right(store))
 
     check = partial(check_changed_parameters, backend)
     assert_bites(check, lambda: monkeypatch.setattr(ParameterStore, "packs", stale))

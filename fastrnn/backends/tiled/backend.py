@@ -89,8 +89,11 @@ class TiledBackend:
         reverse: bool, threads: int,
     ) -> None:  # fmt: skip
         """See the contract."""
-        steps = rows.batch * rows.longest
-        if steps > pack.most_rows or (threads > 1 and self.crew.size(threads, rows.total * pack.weight_count) > 1):
+        alone = rows.batch * rows.longest <= pack.most_rows
+        if alone and threads > 1:
+            step_work = (pack.weight_count - pack.input_count) * rows.batch
+            alone = self.crew.split(threads, rows, pack.weight_count, step_work)[0] == 1
+        if not alone:
             scan = self.forward(pack, rows, x, y, each(state, at), each(final, at), reverse)
             self.crew.run([scan], rows, threads)
             return

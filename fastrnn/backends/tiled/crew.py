@@ -30,13 +30,14 @@ from fastrnn.threads import checkpoint
 
 LOOKS = 10_000  # of a worker that has nothing to do, before it sleeps: some 0.2 to 0.5 ms
 WAKING_LOOKS = 3_000  # of a caller at a worker that it has woken
-WORTH_SHARING = 40_000  # multiply-adds in each thread for which its job is worth being handed over: some 2 us
+WORTH_SHARING = 80_000  # multiply-adds in each thread for which its job is worth being handed over: some 3 us
 WORTH_MEETING = 7_000  # multiply-adds in each thread between two meetings, each of which takes some 0.2 us
 WORTH_MEETING_ROWS = 24_000  # the same where there are rows that could be handed out instead
 WORTH_WAKING = 4_000_000  # multiply-adds of a call for which sleepers are woken: some 100 us
 SOON = 0.002  # seconds within which calls come one upon the other
 STRIKES, FORGIVEN = 3.0, 0.1  # so many calls with a thread that had no processor; what a good call makes up for
 PAUSE = 0.1  # seconds for which calls then go on alone
+WORTH_APART = 2_500_000  # multiply-adds in each thread for which rows of their own are worth making ready: some 60 us
 ROWS_APART = 24  # rows for each thread, from which on threads have rows of their own and meet only at the end
 INT64 = np.dtype(np.int64)
 NOBODY = np.empty(0, np.int64)
@@ -129,26 +130,34 @@ class Crew:
             self._alone_until = time.perf_counter() + PAUSE
         return -members
 
+    def split(self, threads: int, rows: Rows, row_work: int, step_work: int, directions: int = 1) -> tuple[int, bool]:
+        """How many threads scans are to have, and whether apart, each with rows or a direction of its own.
+
+        The work is in multiply-adds: of a row step, and of a step between two meetings.
+        """
+        work = directions * rows.total * row_work
+        members = self.size(threads, work)
+        if members == 1:
+            return 1, False
+        rows_apart = max(2, ROWS_APART if step_work >= WORTH_MEETING_ROWS * members else 0) * members
+        if directions > 1 or rows.batch >= rows_apart:
+            return (members if work >= WORTH_APART * members else 1), True
+        return (members if step_work >= WORTH_MEETING * members else 1), False
+
     def run(self, parts: Sequence[Part], rows: Rows, threads: int) -> None:
         """Run scans over all rows on at most so many threads: directions and rows apart, or one scan's units shared."""
-        if threads > 1 and rows.batch:
-            scans = [part for part in parts if isinstance(part, Scan)]
-            members = self.size(threads, sum(scan.work for scan in scans)) if len(scans) == len(parts) else 1
+        scans = [part for part in parts if isinstance(part, Scan)]
+        if threads > 1 and rows.batch and len(scans) == len(parts):
+            one = scans[0]
+            members, apart = self.split(threads, rows, one.row_work, one.step_work, len(scans))
             if members > 1:
-                if len(scans) > 1 or self._rows_apart(scans[0], members):
+                if apart:
                     self._apart(scans, -(-members // len(scans)), members)
-                    return
-                if scans[0].step_work >= WORTH_MEETING * members:
-                    self._shared(scans[0], members)
-                    return
+                else:
+                    self._shared(one, members)
+                return
         for part in parts:
             part(0, rows.batch)
-
-    def _rows_apart(self, scan: Scan, members: int) -> bool:
-        """Whether threads are to have rows of their own: many, or several with little to do between meetings."""
-        rows = scan.rows.batch
-        little = scan.step_work < WORTH_MEETING_ROWS * members
-        return rows >= ROWS_APART * members or (rows >= 2 * members and little)
 
     def _shared(self, scan: Scan, members: int) -> None:
         """One scan by a team."""

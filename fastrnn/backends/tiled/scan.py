@@ -24,8 +24,9 @@ class Scan:
         self.held = pack, held  # the buffers, alive as long as the addresses in the frame are
         frame[f.ORDER : f.LONGEST + 1] = rows.table
         self.most = pack.most_rows  # row steps between two checkpoints
-        self.row_work = pack.weight_count  # multiply-adds of a row step
-        self.step_work = (pack.weight_count - pack.input_count) * rows.batch  # of a step, but for the input products
+        # Multiply-adds of a row step, and of a step but for the input products.
+        self.row_work = pack.weight_count * (1 + backward)
+        self.step_work = (pack.weight_count - pack.input_count) * rows.batch
 
     def __call__(self, low: int, high: int) -> None:
         rows = self.rows
@@ -38,7 +39,7 @@ class Scan:
     @property
     def work(self) -> int:
         """Multiply-adds of the whole scan, about."""
-        return self.rows.total * self.row_work * (1 + self.backward)
+        return self.rows.total * self.row_work
 
     def times(self, rows: int) -> Iterator[tuple[int, int]]:
         """(start, stop) of pieces of time after which a checkpoint comes soon, with so many rows at once."""

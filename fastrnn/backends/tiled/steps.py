@@ -24,7 +24,8 @@ class Steps:
 
     def __init__(self, crew: Crew, packs: Sequence[TiledPack], rows: Rows, state: States, final: States) -> None:
         self.crew, self.rows, self.typed = crew, rows, packs[0].typed
-        self.work = min(pack.weight_count for pack in packs) * rows.batch
+        each = min(pack.weight_count for pack in packs)
+        self.work = each * (2 if rows.batch == 1 else rows.batch)  # a lone row takes as long as two: it reads as much
         self.total = sum(pack.weight_count for pack in packs) * rows.batch
         between = [aligned((rows.batch, _outputs(pack)), pack.dtype) for pack in packs[:-1]]
         self.held: list[Any] = [list(packs), state, final, between]
