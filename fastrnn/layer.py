@@ -7,7 +7,6 @@ Arrays here are as the backends want them (see `fastrnn.backends.contract`); sta
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from fastrnn.backends.contract import Array, Backend, Rows, States, Task, each
 from fastrnn.equations import Sizes
 from fastrnn.parameters import Packs
 from fastrnn.plan import Plan
+from fastrnn.record import lazy
 from fastrnn.threads import get_num_threads
 
 
@@ -31,7 +31,7 @@ class Layer:
         self.state_sizes = tuple(sizes.width(width) for width in plan.cell.state_widths)
         self.output_size = self.state_sizes[0]  # of one direction
 
-    @cached_property
+    @lazy
     def backend(self) -> Backend:
         """The backend, imported when it is first needed."""
         return load(self._backend)

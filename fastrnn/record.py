@@ -1,4 +1,4 @@
-"""Small objects with named fields that do not change.
+"""Small objects with named fields that do not change, and attributes that are made when they are needed.
 
 What a frozen dataclass is, but for the generated code: compiling that takes half a millisecond a class, which every
 process would spend on import.
@@ -7,7 +7,7 @@ process would spend on import.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
@@ -19,6 +19,34 @@ else:
 
 
 Self = TypeVar("Self", bound="Record")
+Value = TypeVar("Value")
+
+
+class lazy(Generic[Value]):
+    """An attribute that is computed when it is first asked for, and kept.
+
+    What `functools.cached_property` is, but that one holds a lock of the whole class meanwhile before Python 3.12, for
+    which a child that is forked at that moment would wait for ever.
+    """
+
+    def __init__(self, make: Callable[[Any], Value]) -> None:
+        self.make, self.__doc__ = make, make.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, owner: None, kind: type) -> lazy[Value]: ...
+
+    @overload
+    def __get__(self, owner: object, kind: type) -> Value: ...
+
+    def __get__(self, owner: object | None, kind: type) -> Value | lazy[Value]:
+        if owner is None:
+            return self
+        value = self.make(owner)
+        owner.__dict__[self.name] = value
+        return value
 
 
 @dataclass_transform(frozen_default=True, eq_default=False)

@@ -35,7 +35,6 @@ state, dx and dstate depend neither on the other rows nor on how the rows are ha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from itertools import pairwise
 from typing import Any, Protocol, overload
 
@@ -44,7 +43,7 @@ import numpy.typing as npt
 
 from fastrnn.equations import Sizes
 from fastrnn.plan import Plan
-from fastrnn.record import Record
+from fastrnn.record import Record, lazy
 
 Array = npt.NDArray[Any]
 States = tuple[Array, ...]
@@ -81,7 +80,7 @@ class Rows(Record):
         base = np.concatenate(([0], np.cumsum(active))).astype(np.int64)
         return cls(steps, batch, order, ordered, active, base)
 
-    @cached_property
+    @lazy
     def table(self) -> Array:
         """The addresses of order, lengths, active and base, then B and the longest length: what compiled code reads."""
         tables = [int(t.__array_interface__["data"][0]) for t in (self.order, self.lengths, self.active, self.base)]
@@ -93,7 +92,7 @@ class Rows(Record):
         base = self.base[start : stop + 1] - self.base[start]
         return Rows(stop - start, self.batch, self.order, lengths, self.active[start:stop], base)
 
-    @cached_property
+    @lazy
     def even(self) -> bool:
         """Whether all rows have one length and come in the batch's order."""
         whole = self.longest == 0 or int(self.active[-1]) == self.batch

@@ -41,12 +41,14 @@ def run(options: argparse.Namespace) -> int:
     if not found:
         raise CommandError(f"only the backend 'numba' compiles, and it is {found}")
     from fastrnn.backends.numba_.cache import directories, usage
+    from fastrnn.backends.numba_.native import compile_host
 
     place = directories()[0]
     if not usage(place).writable:
         raise CommandError(f"{place} is not writable; set NUMBA_CACHE_DIR to a directory that is")
     before, began = usage(place), time.perf_counter()
-    print(f"compiling into {place}")
+    print(f"compiling into {place}", flush=True)
+    compile_host()
     for cell in options.cells:
         for dtype in options.dtypes:
             print(f"{cell:18}{dtype:10}{warmed(cell, dtype, options.modes, place)}", flush=True)
@@ -91,6 +93,8 @@ def step(layer: Recurrent) -> None:
     for batch in (1, 2):
         stream = layer.stream(batch)
         stream.step(np.zeros((batch, INPUT), layer.dtype))
+        if batch == 1:
+            stream.step(np.zeros(INPUT, layer.dtype))
         stream.chunk(np.zeros((2, batch, INPUT), layer.dtype))
 
 

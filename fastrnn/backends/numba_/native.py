@@ -102,6 +102,13 @@ _HOST = {
 }
 
 
+def compile_host() -> None:
+    """Compile what all cells and element types share, threads' part included."""
+    native = NumbaNative()
+    for name in _HOST:
+        getattr(native, name)
+
+
 @lru_cache(maxsize=512)
 def _program(plan: Plan, dtype: str) -> Program:
     return Program(plan, np.dtype(dtype), target())

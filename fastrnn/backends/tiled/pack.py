@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from fastrnn.backends.tiled.program import Program
 from fastrnn.backends.tiled.tile import TileStage
 from fastrnn.equations import Sizes
 from fastrnn.plan import Product, Stage
+from fastrnn.record import lazy
 
 ALIGNMENT = 64  # bytes: a cache line, and the longest vector
 CHUNK_BYTES = 256 * 1024  # of projected input at once: about what stays in the second cache beside the weights
@@ -158,19 +158,19 @@ class TiledPack:
         blocks = [self.weights["weight_hr"] if name is None else self._gate(name) for name in product.names]
         return [np.concatenate(blocks).T] if product.rows[0][0] == "gradient" else blocks
 
-    @cached_property
+    @lazy
     def frame(self) -> Array:
         """The frame of a forward scan."""
         frame = self._weights_frame
         frame[f.KERNEL], frame[f.PROGRAM] = self.native.forward(self.program)
         return frame
 
-    @cached_property
+    @lazy
     def outer(self) -> KernelOf:
         """The product of the weight gradients."""
         return self.native.weight_gradient(self.dtype)
 
-    @cached_property
+    @lazy
     def training_frame(self) -> Array:
         """The frame of a backward scan, with the transposed weights."""
         frame, layout, size = self._weights_frame.copy(), self.program.layout, self.dtype.itemsize
