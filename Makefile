@@ -40,6 +40,7 @@ pythons: dist
 
 # One stamp an extra: installed once, and again when the requirements change.
 $(VENV)/.%: pyproject.toml setup.py
+	@echo "installing fastrnn[$*] into $(VENV): a few minutes, with a C compiler one more for the extension"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'
 	touch $@
