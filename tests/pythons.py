@@ -1,4 +1,4 @@
-"""Run the suite against the built wheel on every Python of this machine, on the oldest versions, and with NumPy alone.
+"""Run the suite, installed from the source distribution, on every Python here, the oldest versions, and NumPy alone.
 
     python tests/pythons.py dist build/pythons [arguments of pytest]
 
@@ -51,7 +51,7 @@ def interpreter(version: str) -> str | None:
     return path
 
 
-def run(environment: Environment, wheel: Path, folder: Path, arguments: list[str]) -> bool:
+def run(environment: Environment, source: Path, folder: Path, arguments: list[str]) -> bool:
     """Make the environment anew and run the suite in it; whether all is well."""
     print(f"\n=== {environment.name}: {environment.python}, {', '.join(environment.requirements)}", flush=True)
     home = folder / environment.name
@@ -60,7 +60,7 @@ def run(environment: Environment, wheel: Path, folder: Path, arguments: list[str
     scripts = home / ("Scripts" if os.name == "nt" else "bin")
     install = [str(scripts / "python"), "-m", "pip", "install", "--quiet"]
     subprocess.run([*install, *environment.requirements, *TOOLS], check=True)
-    subprocess.run([*install, "--no-deps", str(wheel)], check=True)
+    subprocess.run([*install, "--no-deps", str(source)], check=True)
     for name in ("tests", "examples", "benchmarks"):
         shutil.copytree(ROOT / name, home / "suite" / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("README.md", "pyproject.toml"):
@@ -74,10 +74,10 @@ def run(environment: Environment, wheel: Path, folder: Path, arguments: list[str
 
 def main(dist: Path, folder: Path, arguments: list[str]) -> int:
     """Run all; 1 if one has failed."""
-    (wheel,) = dist.glob("*.whl")
+    (source,) = dist.glob("*.tar.gz")  # a wheel is for one Python
     only = os.environ.get("PYTHONS", "").split()
     chosen = [e for e in environments() if not only or e.name in only]
-    results = {each.name: run(each, wheel.resolve(), folder.resolve(), arguments) for each in chosen}
+    results = {each.name: run(each, source.resolve(), folder.resolve(), arguments) for each in chosen}
     print("\n" + "\n".join(f"{name:12} {'passed' if well else 'FAILED'}" for name, well in results.items()))
     return 0 if results and all(results.values()) else 1
 
