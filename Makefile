@@ -38,8 +38,12 @@ dist: $(VENV)/.dist
 pythons: dist
 	$(BIN)/python tests/pythons.py dist build/pythons $(PYTEST)
 
-# One stamp an extra: installed once, and again when the requirements change.
-$(VENV)/.%: pyproject.toml setup.py
+# What the extension is built from.
+BUILT_FROM = $(wildcard fastrnn_ext/*.pyx fastrnn_ext/*.h fastrnn/*.py fastrnn/cells/*.py \
+	fastrnn/backends/tiled/*.py fastrnn/backends/cython_/*.py)
+
+# One stamp an extra: installed once, and again when the requirements or what the extension is built from change.
+$(VENV)/.%: pyproject.toml setup.py $(BUILT_FROM)
 	@echo "installing fastrnn[$*] into $(VENV): a few minutes, with a C compiler one more for the extension"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[$*]'

@@ -42,7 +42,7 @@ cdef extern from "tables.h" nogil:
         int64_t a, int64_t a_stride, int64_t b, int64_t b_offsets, int64_t into, int64_t into_stride, int64_t rows,
         int64_t height, int64_t width, int64_t copied, int first) noexcept nogil
     ctypedef struct fastrnn_cell:
-        const char *digest
+        const char *equations
         fastrnn_stages *stages
     ctypedef struct fastrnn_unit:
         const char *isa
@@ -710,13 +710,13 @@ def has(int which):
 
 
 def units():
-    """(instruction set, bytes of a value, address, {digest of a cell: address}) of each part of the extension."""
+    """(instruction set, bytes of a value, address, {equations of a cell: address}) of each part of the extension."""
     cdef const fastrnn_unit *unit
     cdef int64_t index = 0, k
     found = []
     while fastrnn_units[index] != NULL:
         unit = fastrnn_units[index]
-        cells = {unit.cells[k].digest.decode(): address_of(&unit.cells[k]) for k in range(unit.count)}
+        cells = {unit.cells[k].equations.decode(): address_of(&unit.cells[k]) for k in range(unit.count)}
         found.append((unit.isa.decode(), unit.item_bytes, address_of(unit), cells))
         index += 1
     return found

@@ -8,9 +8,9 @@
 /* The stages of one kind, for the first `rows` rows; of the first `linked` there is a step after this one. */
 typedef void (*fastrnn_stages)(int64_t frame, int64_t linked, int64_t rows);
 
-/* A cell for one element type and instruction set: its equations' digest, and its stages by kind. */
+/* A cell for one element type and instruction set: its equations as text, and its stages by kind. */
 typedef struct {
-    const char *digest;
+    const char *equations;
     fastrnn_stages stages[F_KINDS];
 } fastrnn_cell;
 

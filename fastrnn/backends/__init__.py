@@ -97,8 +97,8 @@ def _first(names: list[str], cell: Cell | None) -> str:
     """The first that takes a cell; says so if it is not the first of all."""
     reasons = [_lacks(name, cell) for name in names]
     found = names[reasons.index(None)]
-    if found != names[0] and cell is not None and cell.digest not in _said:
-        _said.add(cell.digest)
+    if found != names[0] and cell is not None and cell.text not in _said:
+        _said.add(cell.text)
         warnings.warn(f"cell {cell.name!r} runs on {found!r}: {reasons[0]}", RuntimeWarning, stacklevel=4)
     return found
 

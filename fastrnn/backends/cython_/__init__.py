@@ -31,7 +31,7 @@ def unavailable() -> str | None:
 
 def lacks(cell: Cell) -> str | None:
     """Why this backend cannot run a cell, or None where it can."""
-    if cell.digest in _cells(instruction_set()):
+    if cell.text in _cells(instruction_set()):
         return None
     return f"the extension has the cells of fastrnn.cells, and {cell.name!r} is none of them"
 
@@ -110,5 +110,5 @@ def _asked(name: str | None) -> str:
 
 @lru_cache(maxsize=8)
 def _cells(isa: str) -> frozenset[str]:
-    """The digests of the cells that the extension has for an instruction set."""
-    return frozenset(digest for name, _, _, cells in extension().units() for digest in cells if name == isa)
+    """The equations of the cells that the extension has for an instruction set."""
+    return frozenset(text for name, _, _, cells in extension().units() for text in cells if name == isa)

@@ -6,6 +6,7 @@ them, so that nothing is written twice.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -93,7 +94,7 @@ def kernels(unit: Unit) -> str:
     for cell in shipped():
         made = Program(plan(cell), dtype, target)
         stages = [functions.define("stages", [WHOLE] * 3, partial(_stages, made, kind)) for kind in range(KINDS)]
-        rows.append(f'    {{"{cell.digest}", {{{", ".join(stages)}}}}}, /* {cell.name} */')
+        rows.append(f"    {{{json.dumps(cell.text)}, {{{', '.join(stages)}}}}}, /* {cell.name} */")
     outer_name = functions.define("outer", OPERAND_KINDS, _outer)
     numbers = f"{dtype.itemsize}, {target.vector_bytes}, {target.registers}, {int(target.fma)}"
     return "\n".join(

@@ -46,7 +46,7 @@ class CythonNative:
     def _cell(self, program: Program) -> int:
         """The address of a program's stages."""
         _, cells = self._units[program.dtype.itemsize]
-        return int(cells[program.plan.cell.digest])
+        return int(cells[program.plan.cell.text])
 
     def forward(self, program: Program) -> KernelOf:
         """See `Native`."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import platform
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +41,8 @@ SETS = {
 
 def sets_of(machine: str = "") -> list[str]:
     """The sets that a kind of machine may have, the best first; NEON is the baseline where it is."""
+    import platform  # which is slow to import, and needed by the build alone
+
     machine = (machine or platform.machine()).lower()
     if machine in ARM:
         return ["neon"]
@@ -56,7 +57,11 @@ _EXTENSION = ("scan.pyx", "machine.h", "tables.h", "vector.h")
 
 
 def fingerprints(extension: Path) -> dict[str, str]:
-    """A digest of each source that is there, by its name; an installed package has none of the extension's own."""
+    """A check sum of each source that is there, by its name; an installed package has none of the extension's own.
+
+    It tells an edited file from the one that the extension was built from; `hashlib` would take longer to import than
+    all the rest.
+    """
     package = Path(fastrnn.__file__).parent
     sources = {f"fastrnn/{name}.py": package / f"{name}.py" for name in _SHARED}
     for folder, names in (("tiled", _TILED), ("cython_", _OWN)):
@@ -64,4 +69,8 @@ def fingerprints(extension: Path) -> dict[str, str]:
             f"fastrnn/backends/{folder}/{name}.py": package / "backends" / folder / f"{name}.py" for name in names
         }
     sources |= {f"fastrnn_ext/{name}": extension / name for name in _EXTENSION}
-    return {name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for name, path in sources.items() if path.exists()}
+    return {name: _sum(path.read_bytes()) for name, path in sources.items() if path.exists()}
+
+
+def _sum(content: bytes) -> str:
+    return f"{len(content)}-{zlib.crc32(content):08x}-{zlib.adler32(content):08x}"

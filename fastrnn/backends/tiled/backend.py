@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastrnn.backends.contract import Array, Part, Rows, States, Task, each
 from fastrnn.backends.tiled import frame as f
-from fastrnn.backends.tiled.crew import Crew
 from fastrnn.backends.tiled.frame import address
 from fastrnn.backends.tiled.native import Native
 from fastrnn.backends.tiled.pack import TiledPack, aligned
 from fastrnn.backends.tiled.scan import Scan
-from fastrnn.backends.tiled.steps import Steps
-from fastrnn.backends.tiled.sums import TiledSums
 from fastrnn.equations import Sizes
 from fastrnn.plan import Plan
-from fastrnn.record import Record
+from fastrnn.record import Record, lazy
+
+if TYPE_CHECKING:
+    from fastrnn.backends.tiled.crew import Crew
+    from fastrnn.backends.tiled.steps import Steps
+    from fastrnn.backends.tiled.sums import TiledSums
 
 
 class Tape(Record):
@@ -50,7 +52,15 @@ class TiledBackend:
 
     def __init__(self, name: str, native: Native) -> None:
         self.name, self.native = name, native
-        self.crew = Crew(native)
+
+    # What a first answer needs no part of is imported when it is used.
+
+    @lazy
+    def crew(self) -> Crew:
+        """The threads that help."""
+        from fastrnn.backends.tiled.crew import Crew
+
+        return Crew(self.native)
 
     def pack(self, plan: Plan, parameters: Mapping[str, Array], sizes: Sizes, dtype: np.dtype[Any]) -> TiledPack:
         """See the contract."""
@@ -123,6 +133,8 @@ class TiledBackend:
 
     def sums(self, into: Mapping[str, Array], total: int) -> TiledSums:
         """See the contract."""
+        from fastrnn.backends.tiled.sums import TiledSums
+
         return TiledSums(into, total)
 
     def run(self, parts: Sequence[Part], rows: Rows, threads: int) -> None:
@@ -135,4 +147,6 @@ class TiledBackend:
 
     def steps(self, packs: Sequence[TiledPack], rows: Rows, state: States, final: States) -> Steps:
         """See the contract."""
+        from fastrnn.backends.tiled.steps import Steps
+
         return Steps(self.crew, packs, rows, state, final)

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from fastrnn.backends.tiled import frame as f
-from fastrnn.backends.tiled.arithmetic import evaluate
 from fastrnn.backends.tiled.emitter import Emitter
 from fastrnn.backends.tiled.frame import Layout, state_field
 from fastrnn.backends.tiled.target import Target
@@ -136,6 +135,8 @@ class _Epilogue:
         self.program, self.stage, self.pads, self.with_dy = program, stage, pads, with_dy
 
     def __call__(self, emit: Emitter, view: View, sums: list[Any]) -> None:
+        from fastrnn.backends.tiled.arithmetic import evaluate  # which only a compilation needs
+
         known: dict[int, Any] = {}
         results = [node for product in self.stage.products for node in product.results]
         for node, total in zip(results, sums, strict=True):
