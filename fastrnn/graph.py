@@ -5,9 +5,9 @@ Nodes behave like numbers in a cell's equations; `equations` gives them their fu
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Container, Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -141,7 +141,7 @@ def reachable(roots: Iterable[Node], given: Container[int] = ()) -> list[Node]:
     return [seen[number] for number in sorted(seen)]
 
 
-_OWN_FILES = {str(Path(__file__).with_name(name)) for name in ("graph.py", "equations.py", "derive.py")}
+_OWN_FILES = {os.path.join(os.path.dirname(__file__), name) for name in ("graph.py", "equations.py", "derive.py")}
 
 
 def _line_of_cell() -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import os
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -59,14 +58,17 @@ def _missing() -> str | None:
     from fastrnn.backends.cython_.sets import fingerprints
 
     try:
-        folder = Path(importlib.import_module("fastrnn_ext").__file__ or "").parent
+        folder = os.path.dirname(importlib.import_module("fastrnn_ext").__file__ or "")
     except ImportError:
         return "the extension fastrnn_ext is not installed"
     try:
         built = extension().SOURCES
     except ImportError as error:
-        note = folder / "not_built.txt"
-        why = note.read_text(encoding="utf-8").strip() if note.exists() else str(error)
+        try:
+            with open(os.path.join(folder, "not_built.txt"), encoding="utf-8") as note:
+                why = note.read().strip()
+        except OSError:
+            why = str(error)
         return f"the extension fastrnn_ext is not built: {why}"
     changed = [name for name, digest in fingerprints(folder).items() if built.get(name) != digest]
     if changed:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import zlib
-from pathlib import Path
 from typing import NamedTuple
 
 import fastrnn
@@ -56,21 +56,22 @@ _OWN = ("c_text", "generate", "sets")
 _EXTENSION = ("scan.pyx", "machine.h", "tables.h", "vector.h")
 
 
-def fingerprints(extension: Path) -> dict[str, str]:
+def fingerprints(extension: str | os.PathLike[str]) -> dict[str, str]:
     """A check sum of each source that is there, by its name; an installed package has none of the extension's own.
 
     It tells an edited file from the one that the extension was built from; `hashlib` would take longer to import than
     all the rest.
     """
-    package = Path(fastrnn.__file__).parent
-    sources = {f"fastrnn/{name}.py": package / f"{name}.py" for name in _SHARED}
-    for folder, names in (("tiled", _TILED), ("cython_", _OWN)):
-        sources |= {
-            f"fastrnn/backends/{folder}/{name}.py": package / "backends" / folder / f"{name}.py" for name in names
-        }
-    sources |= {f"fastrnn_ext/{name}": extension / name for name in _EXTENSION}
-    return {name: _sum(path.read_bytes()) for name, path in sources.items() if path.exists()}
+    above = os.path.dirname(os.path.dirname(fastrnn.__file__))
+    names = [f"fastrnn/{name}.py" for name in _SHARED]
+    names += [f"fastrnn/backends/tiled/{name}.py" for name in _TILED]
+    names += [f"fastrnn/backends/cython_/{name}.py" for name in _OWN]
+    sources = {name: os.path.join(above, name) for name in names}
+    sources |= {f"fastrnn_ext/{name}": os.path.join(extension, name) for name in _EXTENSION}
+    return {name: _sum(path) for name, path in sources.items() if os.path.exists(path)}
 
 
-def _sum(content: bytes) -> str:
+def _sum(path: str) -> str:
+    with open(path, "rb") as file:
+        content = file.read()
     return f"{len(content)}-{zlib.crc32(content):08x}-{zlib.adler32(content):08x}"
