@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 VERSIONS = tuple(f"3.{minor}" for minor in range(10, 15))
-TOOLS = ("pytest>=8", "hypothesis>=6.100", "onnx>=1.16", "matplotlib>=3.8", "rich>=13", "mypy>=1.14")
+TOOLS = ("pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "onnx>=1.16", "matplotlib>=3.8", "rich>=13", "mypy>=1.14")
 DEMO = ("sktime>=0.30",)
 
 
@@ -68,7 +68,7 @@ def run(environment: Environment, source: Path, folder: Path, arguments: list[st
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "FASTRNN"))}
     variables["FASTRNN_TEST_WITHOUT"] = environment.without
     subprocess.run([str(scripts / "fastrnn"), "info"], check=True, env=variables, cwd=home / "suite")
-    command = [str(scripts / "pytest"), "-q", "-p", "no:cacheprovider", *arguments]
+    command = [str(scripts / "pytest"), "-q", "-n", "auto", "-p", "no:cacheprovider", *arguments]
     return subprocess.run(command, env=variables, cwd=home / "suite").returncode == 0
 
 
