@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike
 
 from fastrnn import checks, configuration
 from fastrnn.backends import choose
@@ -23,6 +22,8 @@ from fastrnn.stream import Stream
 from fastrnn.summary import Gate, gate_blocks, gate_slice, parameter_suffix, summary
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, DTypeLike
+
     from fastrnn.tape import Gradients, Tape
 
 _DEFAULTS: dict[str, Any] = {"num_layers": 1, "bidirectional": False, "batch_first": False, "bias": True,

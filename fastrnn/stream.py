@@ -9,7 +9,6 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from fastrnn import checks
 from fastrnn.backends.contract import Array, StepOf
@@ -17,6 +16,8 @@ from fastrnn.layout import rows_of
 from fastrnn.threads import get_num_threads, renew_after_fork
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from fastrnn.recurrent import Recurrent
 
 

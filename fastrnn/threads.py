@@ -13,11 +13,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from queue import SimpleQueue
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet
 
 from fastrnn.checks import size
+from fastrnn.record import lazy
+
+if TYPE_CHECKING:
+    from queue import SimpleQueue
 
 Task = Callable[[], None]
 
@@ -197,21 +200,27 @@ class _Pool:
     """Worker threads and the queue they wait at."""
 
     def __init__(self) -> None:
-        self._tickets: SimpleQueue[_Job] = SimpleQueue()
         self._lock = threading.Lock()
         self._workers = 0
         self._promised = 0  # tickets that are given out and not yet served
 
+    @lazy
+    def _tickets(self) -> SimpleQueue[_Job]:
+        from queue import SimpleQueue  # takes a millisecond to import, and one thread needs none
+
+        return SimpleQueue()
+
     def offer(self, job: _Job, helpers: int) -> None:
         """Wake ``helpers`` workers for a job; make those that are missing."""
         with self._lock:
+            tickets = self._tickets  # made here, under the lock: there is one
             self._promised += helpers
             limit = max(helpers, (os.cpu_count() or 1) - 1)
             while self._workers < min(self._promised, limit):
                 threading.Thread(target=self._serve, name=f"fastrnn-{self._workers}", daemon=True).start()
                 self._workers += 1
         for _ in range(helpers):
-            self._tickets.put(job)
+            tickets.put(job)
 
     def _serve(self) -> None:
         while True:

@@ -17,7 +17,9 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 VERSIONS = tuple(f"3.{minor}" for minor in range(10, 15))
-TOOLS = ("pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "onnx>=1.16", "matplotlib>=3.8", "rich>=13", "mypy>=1.14")
+TOOLS = (
+    "pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "onnx>=1.16", "matplotlib>=3.8", "rich>=13", "mypy>=1.14"
+)  # fmt: skip
 DEMO = ("sktime>=0.30",)
 
 

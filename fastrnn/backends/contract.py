@@ -39,13 +39,12 @@ from itertools import pairwise
 from typing import Any, Protocol, overload
 
 import numpy as np
-import numpy.typing as npt
 
+from fastrnn.checks import Array as Array
 from fastrnn.equations import Sizes
 from fastrnn.plan import Plan
 from fastrnn.record import Record, lazy
 
-Array = npt.NDArray[Any]
 States = tuple[Array, ...]
 
 

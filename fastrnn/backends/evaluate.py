@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from fastrnn.checks import Array
 from fastrnn.equations import Cell, Sizes
 from fastrnn.graph import Node, reachable
 from fastrnn.plan import Plan, Product
 
-Array = npt.NDArray[Any]
 Values = list[Any]
 Call = Callable[[Values], None]
 PROJECTION = (None,)
