@@ -213,7 +213,7 @@ class Recurrent:
         rows = rows_of(steps, batch, lengths)
         first = None if state is None else self._states.read("state", state, batch, batched)
         final = self._states.empty(batch)
-        if checks.flag("sequence", sequence):
+        if sequence is True or checks.flag("sequence", sequence):
             y, yt = self._layout.output(steps, batch, self._width, batched, lengths is None)
         else:
             yt = np.zeros((batch, self._width), self.dtype)

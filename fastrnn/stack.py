@@ -97,9 +97,11 @@ class Stack:
         layers is never held for all steps; a second direction begins at the end and needs them all. No ``state`` means
         zeros.
         """
-        single = len(packs) == 1
-        most = 0 if single else max(1, CHUNK_BYTES // max(1, rows.batch * self.output_size * x.itemsize))
-        if single or self.directions == 2 or rows.longest <= most:
+        if len(packs) == 1 and y.ndim == 3:
+            self.layers[0].forward(packs, rows, x, y, state, final, 0)
+            return
+        most = max(1, CHUNK_BYTES // max(1, rows.batch * self.output_size * x.itemsize))
+        if len(packs) == 1 or self.directions == 2 or rows.longest <= most:
             self._forward(packs, rows, x, y, state, final)
             return
         for start in range(0, rows.longest, most):

@@ -634,11 +634,13 @@ def awake(cnp.ndarray box not None, int64_t looks):
     return found == B_WAITING or found == B_TAKEN
 
 
-def step(cnp.ndarray boxes not None, cnp.ndarray frames not None, cnp.ndarray x not None, cnp.ndarray y not None):
-    """See `Native`: frames (layers, members, size); with more than one member the units are shared by a team."""
-    cdef int64_t layers = frames.shape[0], members = frames.shape[1], size = frames.shape[2]
+def step(int64_t step_call, cnp.ndarray x not None, cnp.ndarray y not None):
+    """See `Typed`: with more than one member the units are shared by a team."""
+    cdef const int64_t *table = words(step_call)
+    cdef int64_t here = table[F_STEP_FRAMES], layers = table[F_STEP_LAYERS]
+    cdef int64_t members = table[F_STEP_MEMBERS], size = table[F_STEP_SIZE]
     cdef int64_t rows = x.shape[0] if cnp.PyArray_NDIM(x) == 2 else 1
-    cdef int64_t here = data(frames), workers = data(boxes), count = boxes.shape[0]
+    cdef int64_t workers = table[F_STEP_BOXES], count = table[F_STEP_BOX_COUNT]
     cdef int64_t m, k, joined = 1
     cdef bint wrong = False
     cdef int64_t *frame

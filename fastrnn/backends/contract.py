@@ -97,7 +97,7 @@ class Rows(Record):
         whole = self.longest == 0 or int(self.active[-1]) == self.batch
         return whole and np.array_equal(self.order, np.arange(self.batch))
 
-    @property
+    @lazy
     def longest(self) -> int:
         """The number of steps of the longest row."""
         return len(self.active)

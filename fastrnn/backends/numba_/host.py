@@ -229,26 +229,30 @@ def run_list(boxes, frames, ranges, most):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def step(boxes, frames, x, y):  # type: ignore[no-untyped-def]
+def step(step_call, x, y):  # type: ignore[no-untyped-def]
     """One time step of every layer of a stack, ``x`` in and ``y`` out, both (rows, size) or (size,).
 
-    ``frames`` is (layers, members, size): with more than one member the units are shared as in `as_team`.
+    ``step_call`` is the address of `frame.STEP_FRAMES` and so on, one number where each array would take as long to
+    hand over as a small step. With more than one member the units are shared as in `as_team`.
     """
-    layers, members, size = frames.shape
+    table = whole_numbers(step_call, f.STEP_FIELDS)
+    here, layers, members, size = table[f.STEP_FRAMES], table[f.STEP_LAYERS], table[f.STEP_MEMBERS], table[f.STEP_SIZE]
+    boxes = whole_numbers(table[f.STEP_BOXES], table[f.STEP_BOX_COUNT])
     rows = x.shape[0] if x.ndim == 2 else 1
     for m in range(members):
-        frames[0, m, f.X] = x.ctypes.data
-        frames[0, m, f.X_ROW] = x.strides[0]
-        frames[layers - 1, m, f.Y] = y.ctypes.data
-        frames[layers - 1, m, f.Y_ROW] = y.strides[0]
+        frame = whole_numbers(here + 8 * size * m, FRAME)
+        frame[f.X] = x.ctypes.data
+        frame[f.X_ROW] = x.strides[0]
+        frame = whole_numbers(here + 8 * size * (members * (layers - 1) + m), FRAME)
+        frame[f.Y] = y.ctypes.data
+        frame[f.Y_ROW] = y.strides[0]
     joined = 1
-    for k in range(layers):
-        here = frames.ctypes.data + 8 * size * members * k
+    for _ in range(layers):
         if members == 1:
             call(here, 0, rows, 0, 1)
         else:
             joined = as_team(boxes, here, size, members, 0, rows, 0, 1)
-    keep(frames)
+        here += 8 * size * members
     keep(x)
     keep(y)
     return joined

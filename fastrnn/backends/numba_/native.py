@@ -18,7 +18,7 @@ from fastrnn.backends.tiled.program import Program
 from fastrnn.plan import Plan
 
 SCAN_ARGUMENTS = (types.int64,) * 5  # frame, low, high, start, stop
-WORDS, WORDS_2D, WORDS_3D = (types.Array(types.int64, ndim, "C") for ndim in (1, 2, 3))
+WORDS, WORDS_2D = (types.Array(types.int64, ndim, "C") for ndim in (1, 2))
 
 
 class _OnDemand:
@@ -71,8 +71,8 @@ class _Typed(_OnDemand):
         functions = {
             "point_2d": (host.point, (WORDS, whole, two, whole, two)),
             "point_3d": (host.point, (WORDS, whole, three, whole, three)),
-            "step_1d": (host.step, (WORDS, WORDS_3D, one, one)),
-            "step_2d": (host.step, (WORDS, WORDS_3D, two, two)),
+            "step_1d": (host.step, (whole, one, one)),
+            "step_2d": (host.step, (whole, two, two)),
         }
         super().__init__(functions)
         self._scan, self._states = (WORDS, WORDS, three, three), types.Array(kind, 3, "C")

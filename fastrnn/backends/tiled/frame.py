@@ -40,6 +40,10 @@ STATE_FIELDS = 12
 # The frame of a weight gradient, which has the fields above in common with the others: see `scan.weight_gradient`.
 OUTER_A, OUTER_A_STRIDE, OUTER_B, OUTER_B_OFFSETS, OUTER_COUNT, OUTER_INTO, OUTER_INTO_STRIDE, OUTER_WIDTH = range(8)
 OUTER_SIZE = FIRST_STATE
+# What a single step of a stack is called with, made once: the address of its frames (layers, members, size), these
+# three sizes, and the address and number of the boxes of those who may help.
+STEP_FRAMES, STEP_LAYERS, STEP_MEMBERS, STEP_SIZE, STEP_BOXES, STEP_BOX_COUNT = range(6)
+STEP_FIELDS = 6
 COUNTER_BYTES = 128  # two cache lines, since processors fetch lines in pairs
 MOST_MEMBERS = 64
 STEPS_PER_WAIT = 8  # more long waits, of some 10 us each, and a thread of the team had no processor of its own

@@ -38,10 +38,13 @@ class Typed(Protocol):
     def run_on(self, states: int) -> RunOn:
         """What runs the scan of a cell with so many states."""
 
-    def step_1d(self, boxes: Array, frames: Array, x: Array, y: Array) -> int:
-        """One time step of all layers; frames (layers, members, size), x and y (size,). As `run_as_team`."""
+    def step_1d(self, call: int, x: Array, y: Array) -> int:
+        """One time step of all layers; ``call`` is the address of `frame.STEP_FRAMES` and so on, x and y (size,).
 
-    def step_2d(self, boxes: Array, frames: Array, x: Array, y: Array) -> int:
+        Returns what `run_as_team` does.
+        """
+
+    def step_2d(self, call: int, x: Array, y: Array) -> int:
         """The same for x and y (rows, size)."""
 
 

@@ -30,8 +30,10 @@ class Steps:
         between = [aligned((rows.batch, _outputs(pack)), pack.dtype) for pack in packs[:-1]]
         self.held: list[Any] = [list(packs), state, final, between]
         frames = [self._frame(pack, index, between, state, final) for index, pack in enumerate(packs)]
-        self.alone = np.stack(frames)[:, None]
-        self._teams: dict[int, Array] = {}
+        self._frames = np.stack(frames)[:, None]
+        self._by_one = _call(self._frames)
+        self._teams: dict[int, tuple[int, Any]] = {}  # the calls by so many: their addresses, and what these need
+        self._boxes = NOBODY
         self._alone: dict[int, Callable[[Array, Array], int]] = {}  # by the number of axes
 
     def run(self, x: Array, y: Array, threads: int) -> None:
@@ -39,9 +41,8 @@ class Steps:
         if threads > 1:
             members = self.crew.size(threads, self.work)
             if members > 1:
-                boxes = self.crew.boxes(members - 1)
                 step = self.typed.step_2d if x.ndim == 2 else self.typed.step_1d
-                if self.crew.learn(step(boxes, self._team(members), x, y)) < members:
+                if self.crew.learn(step(self._by_team(members), x, y)) < members:
                     self.crew.wake(members - 1, self.total)
                 return
         (self._alone.get(x.ndim) or self._bound(x.ndim))(x, y)
@@ -49,7 +50,7 @@ class Steps:
     def _bound(self, axes: int) -> Callable[[Array, Array], int]:
         """A step by the calling thread alone."""
         step = self.typed.step_2d if axes == 2 else self.typed.step_1d
-        found = self._alone[axes] = partial(step, NOBODY, self.alone)
+        found = self._alone[axes] = partial(step, address(self._by_one))
         return found
 
     def _frame(self, pack: TiledPack, index: int, between: list[Array], state: States, final: States) -> Array:
@@ -65,16 +66,24 @@ class Steps:
         frame[f.SCRATCH] = address(scratch)
         return frame
 
-    def _team(self, members: int) -> Array:
-        """Frames (layers, members, size) for so many."""
+    def _by_team(self, members: int) -> int:
+        """The address of a call by so many."""
+        boxes = self.crew.boxes(members - 1)
+        if boxes is not self._boxes:  # there are more of them now
+            self._boxes, self._teams = boxes, {}
         found = self._teams.get(members)
         if found is None:
             counters = aligned((members, f.COUNTER_BYTES // 8), INT64)
-            self.held.append(counters)
-            found = np.ascontiguousarray(np.repeat(self.alone, members, 1))
-            found[:, :, f.COUNTERS] = address(counters)
-            self._teams[members] = found
-        return found
+            frames = np.ascontiguousarray(np.repeat(self._frames, members, 1))
+            frames[:, :, f.COUNTERS] = address(counters)
+            call = _call(frames, boxes)
+            found = self._teams[members] = address(call), (call, frames, counters)
+        return found[0]
+
+
+def _call(frames: Array, boxes: Array = NOBODY) -> Array:
+    """What a step is called with: see `frame.STEP_FRAMES`."""
+    return np.array([address(frames), *frames.shape, address(boxes), len(boxes)], INT64)
 
 
 def _outputs(pack: TiledPack) -> int:
