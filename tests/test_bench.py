@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fastrnn.__main__ import main
-from fastrnn.bench import cases, limits, machine, markdown, memory, workload
+from fastrnn.bench import cases, isa, limits, machine, markdown, memory, workload
 from fastrnn.bench.cases import Case
 from fastrnn.bench.contenders import NAMES, contender
 from fastrnn.bench.machine import Limits
-from fastrnn.bench.process import Process, WorkerError
+from fastrnn.bench.process import Process, WorkerError, environment
 from fastrnn.bench.results import Run
 from fastrnn.bench.runner import Effort, Runner
 
@@ -306,6 +309,29 @@ def test_wrong_outputs_and_failures_are_reported_and_not_timed() -> None:
     assert all(math.isnan(entry.minimum) for entry in (wrong, stateless, broken, ended))
     assert result.limit is None
     assert result.fraction is None
+
+
+@pytest.mark.parametrize("name", isa.NAMES)
+def test_a_run_can_be_kept_to_an_instruction_set(name: str) -> None:
+    program = (
+        "import numpy as np; from fastrnn.backends.cython_ import instruction_set; "
+        "from fastrnn.backends.numba_.target import target; "
+        "found = np.show_config(mode='dicts')['SIMD Extensions'].get('found', []); "
+        "print(*target(), instruction_set(), any('512' in name or name == 'X86_V4' for name in found))"
+    )
+    variables = dict(os.environ)
+    for contender_name in ("numba", "cython", "numpy"):
+        variables |= environment(contender_name, 1, name)
+    shown = subprocess.run([sys.executable, "-c", program], env=variables, capture_output=True, text=True, check=True)
+    assert (
+        shown.stdout.split()
+        == {"avx2": "32 16 True avx2 False", "baseline": "16 16 False baseline False"}[name].split()
+    )
+
+
+def test_instruction_sets_do_not_undo_what_a_contender_sets() -> None:
+    assert environment("jax", 1, "avx2")["XLA_FLAGS"] == "--xla_cpu_multi_thread_eigen=false --xla_cpu_max_isa=AVX2"
+    assert isa.variables("avx2", "onnxruntime") is None
 
 
 def test_a_process_that_cannot_start_says_why() -> None:

@@ -13,8 +13,8 @@ import fastrnn
 from fastrnn.bench.process import CLEARED
 
 
-def describe(versions: dict[str, str]) -> dict[str, Any]:
-    """Processor, system, versions, date; ``versions`` are those that the contenders have told."""
+def describe(versions: dict[str, str], isa: str | None = None) -> dict[str, Any]:
+    """Processor, system, date, the versions that contenders have told, the instruction set that they are kept to."""
     found = {"fastrnn": fastrnn.__version__, "python": platform.python_version(), "numpy": _version("numpy")}
     return {
         "processor": processor(),
@@ -24,6 +24,7 @@ def describe(versions: dict[str, str]) -> dict[str, Any]:
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "cleared": [name for name in CLEARED if name in os.environ],
         "cpu_name": os.environ.get("NUMBA_CPU_NAME", "host"),
+        "isa": isa,
         "versions": dict(sorted({**found, **versions}.items())),
     }
 

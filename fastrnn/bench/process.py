@@ -11,6 +11,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import IO, Any, cast
 
+from fastrnn.bench import isa as instruction_sets
 from fastrnn.bench.contenders import contender
 
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -22,10 +23,13 @@ class WorkerError(RuntimeError):
     """A contender's process has ended before its time; the message has the last that it said."""
 
 
-def environment(name: str, threads: int) -> dict[str, str]:
-    """What a contender's process starts with."""
+def environment(name: str, threads: int, isa: str | None = None) -> dict[str, str]:
+    """What a contender's process starts with, kept to an instruction set if one is given."""
     kept = {key: value for key, value in os.environ.items() if key not in CLEARED}
-    return {**kept, **dict.fromkeys(THREADS, str(threads)), **contender(name).environment(threads)}
+    found = {**kept, **dict.fromkeys(THREADS, str(threads)), **contender(name).environment(threads)}
+    for key, value in ((isa and instruction_sets.variables(isa, name)) or {}).items():
+        found[key] = f"{found[key]} {value}" if key == "XLA_FLAGS" and key in found else value
+    return found
 
 
 class Process:
@@ -36,9 +40,11 @@ class Process:
     name : str
         The contender's.
     threads : int
+    isa : str or None
+        An instruction set to keep to, of `isa.NAMES`.
     """
 
-    def __init__(self, name: str, threads: int) -> None:
+    def __init__(self, name: str, threads: int, isa: str | None = None) -> None:
         self.name, self.threads = name, threads
         # The same search path as here: a module in the current directory must not take the place of an installed one.
         program = (
@@ -48,7 +54,7 @@ class Process:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-c", program],
-            env=environment(name, threads),
+            env=environment(name, threads, isa),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

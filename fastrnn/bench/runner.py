@@ -82,6 +82,8 @@ class Runner:
         What so many threads can do; a case with another number of threads gets no limit.
     on_step : function of (str, str)
         Told what happens now: the case's id, and what is done.
+    isa : str or None
+        An instruction set that all are kept to, of `isa.NAMES`.
 
     Attributes
     ----------
@@ -95,8 +97,9 @@ class Runner:
         effort: Effort | None = None,
         machine: dict[int, Limits] | None = None,
         on_step: Callable[[str, str], None] = lambda case, what: None,
+        isa: str | None = None,
     ) -> None:
-        self.names, self.effort = list(names), effort or Effort()
+        self.names, self.effort, self.isa = list(names), effort or Effort(), isa
         self.machine, self.on_step = machine or {}, on_step
         self.versions: dict[str, str] = {}
         self._processes: dict[tuple[str, int], Process] = {}
@@ -223,7 +226,7 @@ class Runner:
                 self._processes.pop(
                     old
                 ).close()  # cases come by their number of threads; no one idles in the background
-            process = Process(name, threads)
+            process = Process(name, threads, self.isa)
             self._processes[name, threads] = process
             self.versions.update(process.versions)
         return self._processes[name, threads]

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastrnn.bench import cases, compare, contenders, environment, machine, memory, plots
+from fastrnn.bench import cases, compare, contenders, environment, isa, machine, memory, plots
 from fastrnn.bench.cases import Case
 from fastrnn.bench.machine import Limits
 from fastrnn.bench.results import Result, Run
@@ -40,6 +40,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--modes", nargs="+", choices=cases.MODES, metavar="MODE", help="step, forward, training")
     parser.add_argument("--groups", nargs="+", choices=list(cases.GROUPS), metavar="GROUP", help="see below")
     parser.add_argument("--memory", action="store_true", help="not the speed, but the memory of a long batch")
+    parser.add_argument(
+        "--isa", choices=isa.NAMES, help="keep all contenders to AVX2 or to SSE; those that cannot be kept are left out"
+    )
     parser.add_argument("--cases", default="", metavar="TEXT", help="only those with this in their names")
     parser.add_argument("--list", action="store_true", help="show the cases and contenders, and measure nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file")
@@ -62,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     if options.compare:
         return _compare(console, *options.compare)
     chosen = _cases(options)
-    names, missing = _contenders(options.contenders)
+    names, missing = _contenders(options.contenders, options.isa)
     if options.memory:
         return _memory(console, names, missing, options)
     if options.list:
@@ -72,13 +75,16 @@ def run(options: argparse.Namespace) -> int:
     with _progress(console) as progress:
         limits = _measure(progress, chosen, options.quick)
         effort = QUICK if options.quick else Effort()
-        results, versions, complete = _run(console, progress, chosen, names, limits, effort)
+        results, versions, complete = _run(console, progress, chosen, names, limits, effort, options.isa)
         if complete:  # and once more: what else ran at that moment has made it look slower than it is
             again = _measure(progress, chosen, quick=True)
             limits = {threads: found.better(again[threads]) for threads, found in limits.items()}
             set_limits(results, limits)
     found = Run(
-        environment.describe(versions), {str(n): limit.to_json() for n, limit in limits.items()}, missing, results
+        environment.describe(versions, options.isa),
+        {str(n): limit.to_json() for n, limit in limits.items()},
+        missing,
+        results,
     )
     report.show_environment(console, found.environment, missing)
     report.show_machine(console, limits)
@@ -133,13 +139,18 @@ def _cases(options: argparse.Namespace) -> list[Case]:
     return sorted(chosen, key=lambda case: case.threads)  # one process of a contender serves all of these
 
 
-def _contenders(asked: list[str] | None) -> tuple[list[str], dict[str, str]]:
+def _contenders(asked: list[str] | None, kept_to: str | None) -> tuple[list[str], dict[str, str]]:
     """Who runs, and who does not and why."""
     names = [name for text in asked or contenders.NAMES for name in text.split(",")]
+    if kept_to:  # before Numba is imported: this process measures the machine with it
+        os.environ.update(isa.variables(kept_to, "numba") or {})
     try:
         reasons = {name: contenders.contender(name).unavailable() for name in names}
     except (ValueError, ImportError, AttributeError) as error:
         raise CommandError(str(error)) from error
+    if kept_to:
+        unlimited = [name for name in names if isa.variables(kept_to, name) is None]
+        reasons |= dict.fromkeys(unlimited, f"it cannot be kept to {kept_to}")
     missing = {name: reason for name, reason in reasons.items() if reason is not None}
     available = [name for name in reasons if name not in missing]
     if not available:
@@ -171,6 +182,7 @@ def _run(
     names: list[str],
     limits: dict[int, Limits],
     effort: Effort,
+    kept_to: str | None,
 ) -> tuple[list[Result], dict[str, str], bool]:
     """The results, the versions, and whether it came to its end."""
     bar = progress.add_task("cases", total=len(chosen), after="")
@@ -179,7 +191,7 @@ def _run(
     def tell(case: str, what: str) -> None:
         progress.update(bar, after=f"{case}: {what}")
 
-    with Runner(names, effort, limits, tell) as runner:
+    with Runner(names, effort, limits, tell, kept_to) as runner:
         try:
             for number, case in enumerate(chosen, 1):
                 results.append(runner.run(case))

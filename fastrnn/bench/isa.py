@@ -1,0 +1,49 @@
+"""Instruction sets that a run can be kept to, so that one machine shows what others get.
+
+Each library has a variable of its own for that. Those that have none (ONNX Runtime, LiteRT) do not take part.
+"""
+
+from __future__ import annotations
+
+import platform
+
+import numpy as np
+
+NAMES = ("avx2", "baseline") if platform.machine().lower() in ("x86_64", "amd64") else ()
+# The features that the processor has beside its name's count, too, for Numba, unless others are given.
+_VARIABLES: dict[str, dict[str, dict[str, str]]] = {
+    "avx2": {
+        "numba": {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma"},
+        "cython": {"FASTRNN_ISA": "avx2"},
+        "numpy": {"OPENBLAS_CORETYPE": "Haswell"},
+        "pytorch": {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+        "openvino": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+        "jax": {"XLA_FLAGS": "--xla_cpu_max_isa=AVX2"},
+    },
+    "baseline": {
+        "numba": {"NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": "+sse2"},
+        "cython": {"FASTRNN_ISA": "baseline"},
+        "numpy": {"OPENBLAS_CORETYPE": "Prescott"},
+        "pytorch": {
+            "ONEDNN_MAX_CPU_ISA": "SSE41",
+            "ATEN_CPU_CAPABILITY": "default",
+            "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+        },
+    },
+}
+
+
+def variables(isa: str, contender: str) -> dict[str, str] | None:
+    """What a contender's process starts with to keep to an instruction set; None if it cannot be kept to it."""
+    found = _VARIABLES[isa].get(contender)
+    if contender == "numpy" and found is not None:
+        wider = [name for name in _numpy_features() if isa == "baseline" or "AVX512" in name or name == "X86_V4"]
+        return {**found, "NPY_DISABLE_CPU_FEATURES": " ".join(wider)}
+    return found
+
+
+def _numpy_features() -> list[str]:
+    """What NumPy's own loops use here beyond what every processor has."""
+    configuration = np.show_config(mode="dicts")
+    found: list[str] = (configuration or {}).get("SIMD Extensions", {}).get("found", [])
+    return found
