@@ -77,18 +77,20 @@ def _summary(run: Run) -> str:
                 continue
             worst = min((r for r in mine if r.ratio is not None), key=lambda r: r.ratio or 0.0)
             fractions = [r.fraction for r in mine if r.fraction is not None]
+            possible = [r.ratio / r.fraction for r in mine if r.ratio is not None and r.fraction is not None]
             lost = sum(ratio < 1.0 for ratio in ratios)
             rows.append(
                 [
                     f"{cell.upper()}, {title}",
                     str(len(ratios)),
                     f"**{geometric_mean(ratios):.2f}**",
+                    f"{geometric_mean(possible):.2f}" if possible else "-",
                     f"{min(ratios):.2f} ({worst.case.label.split(' ', 1)[1]}, {_title(worst)})",
                     f"{LOSS} {lost}" if lost else "0",
                     " to ".join(dict.fromkeys(f"{f(fractions):.0%}" for f in (min, max))) if fractions else "-",
                 ]
             )
-    header = ["", "sizes", "times the best peer's speed", "at the worst size", "losses", "of the limit"]
+    header = ["", "sizes", "times the best peer's speed", "the limit's", "at the worst size", "losses", "of the limit"]
     return _table(header, rows)
 
 
@@ -98,7 +100,8 @@ def _where(run: Run) -> str:
     text = (
         f"{machine.get('processor', 'unknown processor')}, {machine.get('cores', '?')} cores; {listed}. The speed is "
         "the best peer's minimum time over ours, all contenders taking turns within one run, and its geometric mean "
-        "over the sizes. The limit is the machine's roofline, from its measured multiply-adds and bandwidth."
+        "over the sizes. The limit is the machine's roofline, from its measured multiply-adds and bandwidth; activations "
+        "and calls are free in it, so that nothing reaches it. Its own speed over the best peer's stands beside ours."
     )
     missing = "; ".join(f"{contender(name).title}: {reason}" for name, reason in run.missing.items())
     return text + (f" Not measured: {missing}." if missing else "")
