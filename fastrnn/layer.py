@@ -106,7 +106,7 @@ class Layer:
         """The gradient of x. ``dstate`` goes in as the gradient of the final states, comes out as that of the first."""
         backend, parts, works, dxs = self.backend, [], [], []
         for direction, tape in enumerate(tapes):
-            dx = np.zeros((rows.steps, rows.batch, self.sizes.input_size), self.dtype)
+            dx = rows.room(self.sizes.input_size, self.dtype)
             ends = each(dstate, base + direction)
             work, part = backend.backward(tape, self.of(dy, direction), ends, dx, ends)
             parts.append(part)

@@ -14,7 +14,8 @@ from sharing import share_everything
 
 import fastrnn
 from fastrnn.backends import load, numpy_
-from fastrnn.backends.tiled import crew
+from fastrnn.backends.tiled import crew, pack
+from fastrnn.backends.tiled.steps import LongSteps
 
 T, B, I, H = 9, 3, 4, 6  # noqa: E741
 KINDS = {
@@ -253,3 +254,28 @@ def test_steps_are_shared_by_threads(kind: str, backend: str, x: np.ndarray, mon
             together = np.stack([*map(layer.stream(B).step, x)])
         assert_same(layer, together, alone)
     assert 2 in seen
+
+
+@pytest.mark.parametrize("num_layers", [1, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_of_very_many_rows_is_cut(
+    kind: str, num_layers: int, backend: str, x: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that Ctrl-C is answered within it; the bits are the same."""
+    whole = np.stack([*map(KINDS[kind](num_layers=num_layers, backend=backend).stream(B).step, x)])
+    monkeypatch.setattr(pack, "PIECE", 1)
+    layer = KINDS[kind](num_layers=num_layers, backend=backend)
+    stream = layer.stream(B)
+    assert_same(layer, np.stack([*map(stream.step, x)]), whole)
+    if backend != "numpy":
+        assert isinstance(stream._steps[0], LongSteps)
+
+
+def test_a_cut_step_into_its_own_input(backend: str, x: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pack, "PIECE", 1)
+    layer = fastrnn.RNN(I, I, backend=backend)
+    expected = layer.stream(B).step(x[0])
+    for shift in (0, 1):  # the rows that are written are those that are read, or the ones before
+        memory = np.zeros((B + 1, I), np.float32)
+        memory[shift : shift + B] = x[0]
+        assert_same(layer, layer.stream(B).step(memory[shift : shift + B], out=memory[:B]), expected)

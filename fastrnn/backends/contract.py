@@ -85,6 +85,11 @@ class Rows(Record):
         tables = [int(t.__array_interface__["data"][0]) for t in (self.order, self.lengths, self.active, self.base)]
         return np.array([*tables, self.batch, self.longest], np.int64)
 
+    def room(self, width: int, dtype: np.dtype[Any]) -> Array:
+        """A new (steps, B, width) array of which a scan is to write every valid step; zero where there is none."""
+        make = np.empty if self.total == self.steps * self.batch else np.zeros
+        return make((self.steps, self.batch, width), dtype)
+
     def piece(self, start: int, stop: int) -> Rows:
         """The steps ``start`` to ``stop - 1`` of the same rows in the same order, as a scan of their own."""
         lengths = np.clip(self.lengths - start, 0, stop - start)

@@ -11,7 +11,7 @@ from fastrnn.backends.contract import Array, Part, Rows, States, Task, each
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.frame import address
 from fastrnn.backends.tiled.native import Native
-from fastrnn.backends.tiled.pack import TiledPack, aligned
+from fastrnn.backends.tiled.pack import TiledPack, aligned, borrowed
 from fastrnn.backends.tiled.scan import Scan
 from fastrnn.equations import Sizes
 from fastrnn.plan import Plan
@@ -19,7 +19,7 @@ from fastrnn.record import Record, lazy
 
 if TYPE_CHECKING:
     from fastrnn.backends.tiled.crew import Crew
-    from fastrnn.backends.tiled.steps import Steps
+    from fastrnn.backends.tiled.steps import LongSteps, Steps
     from fastrnn.backends.tiled.sums import TiledSums
 
 
@@ -68,8 +68,8 @@ class TiledBackend:
 
     def tape(self, pack: TiledPack, rows: Rows, x: Array, reverse: bool) -> Tape:
         """See the contract."""
-        kept = aligned((rows.total, pack.kept_width), pack.dtype)
-        history = tuple([aligned((rows.batch + rows.total, width), pack.dtype) for width in pack.state_pads])
+        kept = borrowed((rows.total, pack.kept_width), pack.dtype)
+        history = tuple([borrowed((rows.batch + rows.total, width), pack.dtype) for width in pack.state_pads])
         return Tape(pack, rows, x, reverse, kept, history)
 
     def forward(
@@ -118,7 +118,7 @@ class TiledBackend:
         pack, rows, typed = tape.pack, tape.rows, tape.pack.typed
         frame = pack.training_frame.copy()
         frame[f.REVERSE], frame[f.SPAN] = tape.reverse, rows.batch
-        work = Work(aligned((rows.total, pack.gradient_width), pack.dtype))
+        work = Work(borrowed((rows.total, pack.gradient_width), pack.dtype))
         carries = tuple([aligned((rows.batch, width), pack.dtype) for width in pack.adjoint_pads])
         typed.point_3d(frame, f.DY, dy, f.DX, dx)
         frame[f.KEPT_BASE], frame[f.GRADIENT_BASE] = address(tape.kept), address(work.gradient)
@@ -145,8 +145,10 @@ class TiledBackend:
         """See the contract."""
         self.crew.run_tasks(tasks, threads)
 
-    def steps(self, packs: Sequence[TiledPack], rows: Rows, state: States, final: States) -> Steps:
+    def steps(self, packs: Sequence[TiledPack], rows: Rows, state: States, final: States) -> Steps | LongSteps:
         """See the contract."""
-        from fastrnn.backends.tiled.steps import Steps
+        from fastrnn.backends.tiled.steps import LongSteps, Steps
 
+        if rows.batch > max(2, min(pack.most_rows for pack in packs)):  # x of one row may be without its axis of rows
+            return LongSteps(self, packs, rows, state, final)
         return Steps(self.crew, packs, rows, state, final)

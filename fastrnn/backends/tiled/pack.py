@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,10 @@ from fastrnn.backends.tiled.tile import TileStage
 from fastrnn.equations import Sizes
 from fastrnn.plan import Product, Stage
 from fastrnn.record import lazy
+from fastrnn.reuse import buffer
+
+if TYPE_CHECKING:
+    from fastrnn.backends.tiled.parts import WeightPart
 
 ALIGNMENT = 64  # bytes: a cache line, and the longest vector
 CHUNK_BYTES = 256 * 1024  # of projected input at once: about what stays in the second cache beside the weights
@@ -26,8 +30,17 @@ SLACK = 256  # bytes after a buffer: a block of the backward pass may be longer 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """An uninitialised array that begins at a multiple of `ALIGNMENT` and may be read a little past its end."""
+    return _placed(shape, dtype, lambda size: np.empty(size, np.uint8))
+
+
+def borrowed(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """As `aligned`, for what a call needs and the next one again: see `fastrnn.reuse`."""
+    return _placed(shape, dtype, buffer)
+
+
+def _placed(shape: tuple[int, ...], dtype: np.dtype[Any], allocate: Callable[[int], Array]) -> Array:
     size = math.prod(shape) * dtype.itemsize
-    raw = np.empty(size + ALIGNMENT + SLACK, np.uint8)
+    raw = allocate(size + ALIGNMENT + SLACK)
     skip = -int(raw.__array_interface__["data"][0]) % ALIGNMENT
     return raw[skip : skip + size].view(dtype).reshape(shape)
 
@@ -169,6 +182,13 @@ class TiledPack:
     def outer(self) -> KernelOf:
         """The product of the weight gradients."""
         return self.native.weight_gradient(self.dtype)
+
+    @lazy
+    def weight_parts(self) -> list[WeightPart]:
+        """What the weight gradients are computed in."""
+        from fastrnn.backends.tiled.parts import merged, parts_of  # only training needs them
+
+        return list(merged(parts_of(self)))
 
     @lazy
     def training_frame(self) -> Array:

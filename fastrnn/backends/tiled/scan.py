@@ -10,7 +10,7 @@ import numpy as np
 from fastrnn.backends.contract import Array, Rows
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.frame import address
-from fastrnn.backends.tiled.pack import TiledPack, aligned
+from fastrnn.backends.tiled.pack import TiledPack, borrowed
 from fastrnn.threads import checkpoint
 
 BYTE = np.dtype(np.uint8)
@@ -58,7 +58,7 @@ class Scan:
             return frames, None
         steps = max(1, min(self.most // max(rows, 1), self.rows.longest))
         size = -(-self.native.room(self.frame, rows, steps, members) // 64) * 64
-        scratch = aligned((1 if members > 1 else count, size), BYTE)
+        scratch = borrowed((1 if members > 1 else count, size), BYTE)
         frames[:, f.SCRATCH] = address(scratch) + (0 if members > 1 else size * np.arange(count))
         return frames, scratch
 

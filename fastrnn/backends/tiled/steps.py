@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from fastrnn.backends.tiled.crew import INT64, NOBODY, Crew
 from fastrnn.backends.tiled.frame import address
 from fastrnn.backends.tiled.pack import TiledPack, aligned
 from fastrnn.backends.tiled.scan import BYTE
+
+if TYPE_CHECKING:
+    from fastrnn.backends.tiled.backend import TiledBackend
 
 
 class Steps:
@@ -79,6 +82,25 @@ class Steps:
             call = _call(frames, boxes)
             found = self._teams[members] = address(call), (call, frames, counters)
         return found[0]
+
+
+class LongSteps:
+    """As `Steps`, for so many rows that a step has to be cut for Ctrl-C: layer after layer, each a scan of its own."""
+
+    def __init__(
+        self, backend: TiledBackend, packs: Sequence[TiledPack], rows: Rows, state: States, final: States
+    ) -> None:
+        self.backend, self.packs, self.rows, self.state, self.final = backend, packs, rows, state, final
+        self.between = [np.empty((1, rows.batch, _outputs(pack)), pack.dtype) for pack in packs[:-1]]
+
+    def run(self, x: Array, y: Array, threads: int) -> None:
+        """From x to y."""
+        if np.may_share_memory(x, y):  # pieces of y would be written before all of x is read
+            x = x.copy()
+        x = x[None]
+        for index, (pack, out) in enumerate(zip(self.packs, [*self.between, y[None]], strict=True)):
+            self.backend.scan(pack, self.rows, x, out, self.state, self.final, index, False, threads)
+            x = out
 
 
 def _call(frames: Array, boxes: Array = NOBODY) -> Array:

@@ -20,14 +20,13 @@ from fastrnn.backends.tiled.frame import address
 from fastrnn.backends.tiled.native import Native
 from fastrnn.backends.tiled.outer import BLOCK
 from fastrnn.backends.tiled.pack import PIECE, TiledPack
+from fastrnn.backends.tiled.parts import X
 from fastrnn.plan import Place
 from fastrnn.record import Record
 from fastrnn.threads import checkpoint
 
 if TYPE_CHECKING:
     from fastrnn.backends.tiled.backend import Tape, Work
-
-_X: Place = ("x", 0)
 
 
 class _Lines(Record):
@@ -115,22 +114,14 @@ class TiledSums:
 
     def _products(self, pack: TiledPack, lines: _Lines, turn: int) -> Iterator[Product]:
         """Tasks for all weights, each for rows of a weight in pieces small enough for a checkpoint after each."""
-        plan, hidden, into = pack.plan, pack.sizes.hidden_size, self.into
-        found = []
-        for index, column in enumerate(plan.input_columns):
-            found.append((column, _X, into["weight_ih"][index * hidden : (index + 1) * hidden]))
-        for index, gate in enumerate(plan.cell.recurrent_gates):
-            weight = into["weight_hh"][index * hidden : (index + 1) * hidden]
-            found.append((plan.product_columns[gate], plan.operands[gate], weight))
-        if plan.cell.has_projection:
-            found.append((plan.product_columns[None], plan.operands[None], into["weight_hr"]))
         left, stride, size = address(lines.gradient), lines.gradient.strides[0], pack.dtype.itemsize
-        for column, place, weight in found:
+        for part in pack.weight_parts:
+            weight, right = self.into[part.weight], lines.operands[part.place]
             most = max(8, int(PIECE / max(len(lines) * weight.shape[1], 1)) // 8 * 8)
-            for first in range(0, weight.shape[0], most):
-                start = left + (pack.gradient_offsets[column] + first) * size
-                right = lines.operands[place]
-                yield self._product(pack, (start, stride), right, weight[first : first + most], turn, lines)
+            for first in range(0, part.rows, most):
+                start, row = left + (part.column + first) * size, part.row + first
+                into = weight[row : min(row + most, part.row + part.rows)]
+                yield self._product(pack, (start, stride), right, into, turn, lines)
 
     def _sum_of_vectors(self, pack: TiledPack, lines: _Lines, turn: int) -> Product:
         """The gradients of biases and other vectors: sums over all rows, as a product with a row of ones."""
@@ -169,7 +160,7 @@ def _lines(tape: Tape, work: Work) -> _Lines:
     """All rows of a piece, where backward has left them."""
     rows, pack = tape.rows, tape.pack
     operands: dict[Place, tuple[Array, Array]] = {}
-    for place in (_X, *pack.plan.operands.values()):
+    for place in (X, *pack.plan.operands.values()):
         kind, index = place
         if place in operands:
             continue

@@ -1,0 +1,112 @@
+"""Large buffers that are used again: whose they are, how many are kept, and that no two arrays ever share one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from cases import assert_same_bits
+
+import fastrnn
+from fastrnn import reuse
+
+SIZE = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept() -> Iterator[None]:
+    reuse._idle.clear()
+    yield
+    reuse._idle.clear()
+
+
+def place(array: reuse.Array) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def test_a_buffer_comes_back_when_its_last_view_is_gone() -> None:
+    first = reuse.buffer(SIZE)
+    where, view = place(first), first[100:].view(np.float32)[:10]
+    del first
+    assert place(reuse.buffer(SIZE)) != where  # the view still stands on it
+    del view
+    again = reuse.buffer(SIZE - 100)
+    assert place(again) == where
+    assert again.shape == (SIZE - 100,)
+    assert place(reuse.buffer(SIZE)) != where
+
+
+def test_a_much_larger_buffer_is_not_taken() -> None:
+    large = reuse.buffer(2 * SIZE)
+    where = place(large)
+    del large
+    assert place(reuse.buffer(SIZE)) != where
+    assert place(reuse.buffer(2 * SIZE)) == where
+
+
+def test_small_ones_are_not_kept_and_large_ones_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    del_soon = reuse.buffer(reuse.LEAST - 1)
+    del del_soon
+    assert not reuse._idle
+    monkeypatch.setattr(reuse, "MOST", 4 * SIZE)
+    held = [reuse.buffer(SIZE + 1000 * k) for k in range(6)]
+    while held:
+        held.pop()
+    kept = [memory.size for memory in reuse._idle.values()]
+    assert kept == [SIZE + 1000 * k for k in (2, 1, 0)]  # the last ones to come back
+    huge = reuse.buffer(5 * SIZE)
+    del huge
+    assert not reuse._idle
+
+
+def test_no_two_threads_get_the_same() -> None:
+    failures: list[str] = []
+
+    def work(number: int) -> None:
+        for turn in range(300):
+            mine = [reuse.buffer(SIZE // 8 + k).view() for k in range(3)]
+            for k, array in enumerate(mine):
+                array[:64] = number * 3 + k
+            for k, array in enumerate(mine):
+                if not (array[:64] == number * 3 + k).all():
+                    failures.append(f"thread {number}, turn {turn}")
+            del mine, array
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert reuse._idle
+
+
+def test_training_in_a_loop_takes_no_fresh_buffers(backend: str) -> None:
+    layer = fastrnn.LSTM(32, 64, num_layers=2, bidirectional=True, backend=backend)
+    x = np.ones((40, 16, 32), np.float32)
+    seen: list[set[int]] = []
+    for _ in range(4):
+        y, _, tape = layer.record(x)
+        layer.backward(tape, y)
+        del y, tape
+        seen.append(set(reuse._idle))
+    assert seen[-1] == seen[1]
+    assert bool(seen[-1]) == (backend != "numpy")
+
+
+def test_a_tape_keeps_its_buffers(backend: str, rng: np.random.Generator) -> None:
+    """Other calls, recorded and dropped meanwhile, write to other memory."""
+    layer = fastrnn.GRU(32, 64, num_layers=2, backend=backend)
+    x, other = (rng.normal(size=(40, 16, 32)).astype(np.float32) for _ in "ab")
+    y, _, tape = layer.record(x)
+    expected = layer.backward(tape, y)
+    for _ in range(3):
+        y_other, _, other_tape = layer.record(other)
+        layer.backward(other_tape, y_other)
+        del other_tape
+    found = layer.backward(tape, y)
+    assert_same_bits(found.x, expected.x, "dx")
+    for name, value in expected.parameters.items():
+        assert_same_bits(found.parameters[name], value, name)
