@@ -24,7 +24,7 @@ EXTRA = "FASTRNN_BUILD_FLAGS"  # further options of compiler and linker, such as
 # What is fused, and in which order things are added, is in the text: the compiler must not change it.
 GCC = ["-std=c11", "-O2", "-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing", "-fvisibility=hidden"]
 GCC += ["-ffunction-sections", "-g0"]
-MSVC = ["/std:c11", "/O2", "/fp:precise"]
+MSVC = ["/std:c11", "/O2", "/fp:precise", "/GL-"]  # code is made for one instruction set each, not when linking
 
 
 class Build(build_ext):
@@ -66,6 +66,8 @@ class Build(build_ext):
             raise ValueError(f"{LISTED}: expected some of {', '.join(sets.SETS)}, got {', '.join(unknown)}")
         kernels = generate.write(folder, names)
         microsoft = self.compiler.compiler_type == "msvc"
+        if microsoft and not self.compiler.initialized:
+            self.compiler.initialize()  # or each of the threads below would
         common = [*(MSVC if microsoft else GCC), *os.environ.get(EXTRA, "").split()]
         jobs = [(path, [*common, *(sets.SETS[unit.isa].msvc if microsoft else sets.SETS[unit.isa].gcc)])
                 for unit, path in kernels]  # fmt: skip
