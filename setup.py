@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -18,12 +19,12 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).parent
 SOURCES = ROOT / "fastrnn_ext"
 REASON = "not_built.txt"  # beside the extension, if there is none: why not
-LISTED = "FASTRNN_BUILD_ISA"  # instruction sets to build for, separated by commas; all that the machine's kind may have
+LISTED = "FASTRNN_BUILD_ISA"  # instruction sets to build for, separated by commas; all that the platform may have
 EXTRA = "FASTRNN_BUILD_FLAGS"  # further options of compiler and linker, such as a sanitizer's
 # What is fused, and in which order things are added, is in the text: the compiler must not change it.
 GCC = ["-std=c11", "-O2", "-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing", "-fvisibility=hidden"]
 GCC += ["-ffunction-sections", "-g0"]
-MSVC = ["/std:c11", "/O2", "/fp:precise"]
+MSVC = ["/std:c11", "/O2", "/fp:precise", "/GL-"]  # code is made for one instruction set each, not when linking
 
 
 class Build(build_ext):
@@ -34,6 +35,8 @@ class Build(build_ext):
         (extension,) = self.extensions
         folder = Path(self.get_ext_fullpath(extension.name)).parent
         folder.mkdir(parents=True, exist_ok=True)
+        if self._universal() and not os.environ.get("ARCHFLAGS"):
+            os.environ["ARCHFLAGS"] = f"-arch {platform.machine()}"
         try:
             super().run()
             (folder / REASON).unlink(missing_ok=True)
@@ -57,12 +60,14 @@ class Build(build_ext):
 
         folder = self._folder()
         asked = os.environ.get(LISTED)
-        names = [name.strip() for name in asked.split(",")] if asked else sets.sets_of()
-        unknown = [name for name in names if name not in sets.sets_of()]
+        names = [name.strip() for name in asked.split(",")] if asked else sets.sets_of(self._platform())
+        unknown = [name for name in names if name not in sets.SETS]
         if unknown:
-            raise ValueError(f"{LISTED}: expected some of {', '.join(sets.sets_of())}, got {', '.join(unknown)}")
+            raise ValueError(f"{LISTED}: expected some of {', '.join(sets.SETS)}, got {', '.join(unknown)}")
         kernels = generate.write(folder, names)
         microsoft = self.compiler.compiler_type == "msvc"
+        if microsoft and not self.compiler.initialized:
+            self.compiler.initialize()  # or each of the threads below would
         common = [*(MSVC if microsoft else GCC), *os.environ.get(EXTRA, "").split()]
         jobs = [(path, [*common, *(sets.SETS[unit.isa].msvc if microsoft else sets.SETS[unit.isa].gcc)])
                 for unit, path in kernels]  # fmt: skip
@@ -77,6 +82,14 @@ class Build(build_ext):
             objects, path, extra_postargs=[*link, *os.environ.get(EXTRA, "").split()],
             export_symbols=self.get_export_symbols(extension) if microsoft else None, target_lang="c",
         )  # fmt: skip
+
+    def _universal(self) -> bool:
+        """Whether Python is for both kinds of Macs: it has files compiled for both, which no instruction set suits."""
+        return str(self.plat_name).endswith("-universal2")
+
+    def _platform(self) -> str:
+        """What is built for, which need not be where."""
+        return os.environ["ARCHFLAGS"].split()[-1] if self._universal() else self.plat_name
 
     def _folder(self) -> Path:
         """Where generated files and objects go. Editable installations keep theirs, since they are made often."""

@@ -25,7 +25,13 @@
 #include <xmmintrin.h>
 #endif
 
+#if defined(_MSC_VER)
+#include <float.h>
+#include <intrin.h>
+#endif
+
 #if defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN
 #include <windows.h>
 #else
 #include <sched.h>
@@ -34,8 +40,6 @@
 #define WORD(address) ((int64_t *)(intptr_t)(address))
 
 #if defined(_MSC_VER) && !defined(__clang__)
-
-#include <intrin.h>
 
 static INLINE int64_t load_acquire(int64_t at) { return _InterlockedOr64((volatile long long *)WORD(at), 0); }
 static INLINE void store_release(int64_t at, int64_t value)
@@ -73,8 +77,10 @@ static INLINE void rest(void)
 {
 #if defined(FASTRNN_X86)
     _mm_pause();
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && defined(__GNUC__)
     __asm__ volatile("yield");
+#elif defined(_M_ARM64)
+    __yield();
 #endif
 }
 
@@ -129,6 +135,10 @@ static INLINE int64_t flush_denormals(void)
     __asm__ volatile("mrs %0, fpcr" : "=r"(before));
     __asm__ volatile("msr fpcr, %0" : : "r"(before | (UINT64_C(1) << 24)));
     return (int64_t)before;
+#elif defined(_M_ARM64)
+    const unsigned int before = _controlfp(0, 0);
+    _controlfp(_DN_FLUSH, _MCW_DN);
+    return (int64_t)before;
 #else
     return 0;
 #endif
@@ -140,6 +150,8 @@ static INLINE void restore_mode(int64_t mode)
     _mm_setcsr((unsigned int)mode);
 #elif defined(__aarch64__) && defined(__GNUC__)
     __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)mode));
+#elif defined(_M_ARM64)
+    _controlfp((unsigned int)mode, _MCW_DN);
 #else
     (void)mode;
 #endif

@@ -1,7 +1,8 @@
 /* Vectors of S values: the operations that the generated kernels are written in (see fastrnn/backends/tiled/emitter.py).
 
-   FASTRNN_BITS, 32 or 64, is the element type; FASTRNN_AVX512 or FASTRNN_AVX2 the instruction set. Without them vectors
-   have 16 bytes, as the compiler has them for the machine (SSE2, NEON), or as loops where it knows no vectors.
+   FASTRNN_BITS, 32 or 64, is the element type; FASTRNN_AVX512, FASTRNN_AVX2 or FASTRNN_NEON the instruction set. Without
+   one vectors have 16 bytes: SSE2 on x86, and elsewhere whatever the compiler makes of its own vector types; so it does
+   everywhere with FASTRNN_NO_INTRINSICS, by which that form is tested.
 
    A fused multiply-add is one where it is written and nowhere else; compile without contraction. */
 
@@ -13,6 +14,10 @@
 #include <string.h>
 
 #include "machine.h"
+
+#if defined(_MSC_VER) && !defined(__clang__)
+#pragma fp_contract(off) /* which was on by default until 2022 */
+#endif
 
 #if FASTRNN_BITS == 32
 typedef float S;
@@ -26,7 +31,9 @@ typedef int64_t I;
 
 #define VALUES(address) ((S *)(intptr_t)(address))
 
-#if defined(FASTRNN_AVX512) || defined(FASTRNN_AVX2)
+static INLINE int64_t read_whole(int64_t address) { return *(const int64_t *)(intptr_t)address; }
+
+#if defined(FASTRNN_AVX512) || defined(FASTRNN_AVX2) || (defined(FASTRNN_X86) && !defined(FASTRNN_NO_INTRINSICS))
 
 #include <immintrin.h>
 
@@ -36,7 +43,7 @@ typedef int64_t I;
 typedef __m512 V;
 typedef __mmask16 M;
 #define OP(name) _mm512_##name##_ps
-#define COMPARE _mm512_cmp_ps_mask
+#define MASK_OF _mm512_cmp_ps_mask
 #define FROM_BITS _mm512_castsi512_ps
 #define TO_BITS _mm512_castps_si512
 #define BITS(name) _mm512_##name##_epi32
@@ -44,13 +51,15 @@ typedef __mmask16 M;
 typedef __m512d V;
 typedef __mmask8 M;
 #define OP(name) _mm512_##name##_pd
-#define COMPARE _mm512_cmp_pd_mask
+#define MASK_OF _mm512_cmp_pd_mask
 #define FROM_BITS _mm512_castsi512_pd
 #define TO_BITS _mm512_castpd_si512
 #define BITS(name) _mm512_##name##_epi64
 #endif
 #define AND _mm512_and_si512
 #define XOR _mm512_xor_si512
+#define GREATER(a, b) MASK_OF(a, b, _CMP_GT_OQ)
+#define UNORDERED(a, b) MASK_OF(a, b, _CMP_UNORD_Q)
 #define CHOOSE(mask, u, v) OP(mask_blend)(mask, v, u)
 
 static INLINE M first_lanes(int64_t count)
@@ -68,7 +77,7 @@ static INLINE void v_store_first(S *at, V a, int64_t count)
         OP(mask_storeu)(at, first_lanes(count), a);
 }
 
-#else /* AVX2 */
+#elif defined(FASTRNN_AVX2)
 
 #define LANES (32 / (int64_t)sizeof(S))
 #if FASTRNN_BITS == 32
@@ -88,7 +97,8 @@ typedef __m256d V;
 #endif
 #define AND _mm256_and_si256
 #define XOR _mm256_xor_si256
-#define COMPARE OP(cmp)
+#define GREATER(a, b) OP(cmp)(a, b, _CMP_GT_OQ)
+#define UNORDERED(a, b) OP(cmp)(a, b, _CMP_UNORD_Q)
 #define CHOOSE(mask, u, v) OP(blendv)(v, u, mask)
 
 static INLINE __m256i first_lanes(int64_t count)
@@ -111,6 +121,33 @@ static INLINE void v_store_first(S *at, V a, int64_t count)
     else
         OP(maskstore)(at, first_lanes(count), a);
 }
+
+#else /* SSE2 */
+
+#define FIRST_BY_ONE
+#define LANES (16 / (int64_t)sizeof(S))
+#if FASTRNN_BITS == 32
+typedef __m128 V;
+#define OP(name) _mm_##name##_ps
+#define FROM_BITS _mm_castsi128_ps
+#define TO_BITS _mm_castps_si128
+#define BITS(name) _mm_##name##_epi32
+#define SET_BITS _mm_set1_epi32
+#else
+typedef __m128d V;
+#define OP(name) _mm_##name##_pd
+#define FROM_BITS _mm_castsi128_pd
+#define TO_BITS _mm_castpd_si128
+#define BITS(name) _mm_##name##_epi64
+#define SET_BITS _mm_set1_epi64x
+#endif
+#define AND _mm_and_si128
+#define XOR _mm_xor_si128
+#define GREATER OP(cmpgt)
+#define UNORDERED OP(cmpunord)
+#define CHOOSE choose
+
+static INLINE V choose(V mask, V u, V v) { return OP(or)(OP(and)(mask, u), OP(andnot)(mask, v)); }
 
 #endif
 
@@ -137,27 +174,67 @@ static INLINE V v_add(V a, V b) { return OP(add)(a, b); }
 static INLINE V v_sub(V a, V b) { return OP(sub)(a, b); }
 static INLINE V v_mul(V a, V b) { return OP(mul)(a, b); }
 static INLINE V v_div(V a, V b) { return OP(div)(a, b); }
-static INLINE V v_fma(V a, V b, V c) { return OP(fmadd)(a, b, c); }
 static INLINE V v_min(V a, V b) { return OP(min)(a, b); }
 static INLINE V v_max(V a, V b) { return OP(max)(a, b); }
 static INLINE V v_neg(V a) { return FROM_BITS(XOR(TO_BITS(a), SET_BITS(SIGN))); }
 static INLINE V v_abs(V a) { return FROM_BITS(AND(TO_BITS(a), SET_BITS(~SIGN))); }
-static INLINE V v_select_gt(V a, V b, V u, V v) { return CHOOSE(COMPARE(a, b, _CMP_GT_OQ), u, v); }
-static INLINE V v_select_nan(V a, V u, V v) { return CHOOSE(COMPARE(a, a, _CMP_UNORD_Q), u, v); }
+static INLINE V v_select_gt(V a, V b, V u, V v) { return CHOOSE(GREATER(a, b), u, v); }
+static INLINE V v_select_nan(V a, V u, V v) { return CHOOSE(UNORDERED(a, a), u, v); }
 static INLINE V v_shifted(V a, int count) { return FROM_BITS(BITS(slli)(TO_BITS(a), count)); }
+#if defined(FASTRNN_AVX512) || defined(FASTRNN_AVX2)
+static INLINE V v_fma(V a, V b, V c) { return OP(fmadd)(a, b, c); }
+#endif
 
-#else /* 16 bytes */
+#elif defined(FASTRNN_NEON)
 
+#include <arm_neon.h>
+
+#define FIRST_BY_ONE
 #define LANES (16 / (int64_t)sizeof(S))
+#if FASTRNN_BITS == 32
+typedef float32x4_t V;
+#define OP(name) v##name##_f32
+#define FROM_BITS vreinterpretq_f32_s32
+#define TO_BITS vreinterpretq_s32_f32
+#define BITS(name) v##name##_s32
+#else
+typedef float64x2_t V;
+#define OP(name) v##name##_f64
+#define FROM_BITS vreinterpretq_f64_s64
+#define TO_BITS vreinterpretq_s64_f64
+#define BITS(name) v##name##_s64
+#endif
 
-#if defined(__GNUC__)
+static INLINE V v_splat(S a) { return OP(dupq_n)(a); }
+static INLINE V v_load(const S *at) { return OP(ld1q)(at); }
+static INLINE V v_load_aligned(const S *at) { return OP(ld1q)(at); }
+static INLINE void v_store(S *at, V a) { OP(st1q)(at, a); }
+static INLINE V v_add(V a, V b) { return OP(addq)(a, b); }
+static INLINE V v_sub(V a, V b) { return OP(subq)(a, b); }
+static INLINE V v_mul(V a, V b) { return OP(mulq)(a, b); }
+static INLINE V v_div(V a, V b) { return OP(divq)(a, b); }
+static INLINE V v_fma(V a, V b, V c) { return OP(fmaq)(c, a, b); }
+static INLINE V v_neg(V a) { return OP(negq)(a); }
+static INLINE V v_abs(V a) { return OP(absq)(a); }
+static INLINE V v_select_gt(V a, V b, V u, V v) { return OP(bslq)(OP(cgtq)(a, b), u, v); }
+static INLINE V v_select_nan(V a, V u, V v) { return OP(bslq)(OP(ceqq)(a, a), v, u); }
+static INLINE V v_min(V a, V b) { return v_select_gt(b, a, a, b); } /* as on x86: b where one is NaN */
+static INLINE V v_max(V a, V b) { return v_select_gt(a, b, a, b); }
+static INLINE V v_shifted(V a, int count) { return FROM_BITS(BITS(shlq)(TO_BITS(a), BITS(dupq_n)(count))); }
+
+#elif defined(__GNUC__) || defined(__clang__) /* the compiler's own vectors */
+
+#define FIRST_BY_ONE
+#define LANES (16 / (int64_t)sizeof(S))
 
 typedef S V __attribute__((vector_size(16)));
 typedef I VI __attribute__((vector_size(16)));
 
 #if FASTRNN_BITS == 32
+typedef uint32_t VU __attribute__((vector_size(16)));
 #define SPLAT(a) {(a), (a), (a), (a)}
 #else
+typedef uint64_t VU __attribute__((vector_size(16)));
 #define SPLAT(a) {(a), (a)}
 #endif
 
@@ -183,82 +260,9 @@ static INLINE V v_neg(V a) { return (V)((VI)a ^ splat_bits(SIGN)); }
 static INLINE V v_abs(V a) { return (V)((VI)a & splat_bits(~SIGN)); }
 static INLINE V v_select_gt(V a, V b, V u, V v) { return choose((VI)(a > b), u, v); }
 static INLINE V v_select_nan(V a, V u, V v) { return choose((VI)(a == a), v, u); }
-static INLINE V v_shifted(V a, int count)
-{
-#if FASTRNN_BITS == 32
-    typedef uint32_t VU __attribute__((vector_size(16)));
-#else
-    typedef uint64_t VU __attribute__((vector_size(16)));
-#endif
-    return (V)((VU)a << count);
-}
-
-#if defined(__SSE2__)
-#include <emmintrin.h>
-#if FASTRNN_BITS == 32
-static INLINE V v_min(V a, V b) { return (V)_mm_min_ps((__m128)a, (__m128)b); }
-static INLINE V v_max(V a, V b) { return (V)_mm_max_ps((__m128)a, (__m128)b); }
-#else
-static INLINE V v_min(V a, V b) { return (V)_mm_min_pd((__m128d)a, (__m128d)b); }
-static INLINE V v_max(V a, V b) { return (V)_mm_max_pd((__m128d)a, (__m128d)b); }
-#endif
-#else
 static INLINE V v_min(V a, V b) { return choose((VI)(a < b), a, b); }
 static INLINE V v_max(V a, V b) { return choose((VI)(a > b), a, b); }
-#endif
-
-#if defined(FASTRNN_NEON)
-#include <arm_neon.h>
-#if FASTRNN_BITS == 32
-static INLINE V v_fma(V a, V b, V c) { return (V)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b); }
-#else
-static INLINE V v_fma(V a, V b, V c) { return (V)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b); }
-#endif
-#endif
-
-#else /* a compiler that knows no vectors */
-
-typedef struct {
-    S lane[16 / sizeof(S)];
-} V;
-
-#define EACH(expression)                 \
-    V r;                                 \
-    for (int64_t k = 0; k < LANES; k++)  \
-        r.lane[k] = (expression);        \
-    return r
-
-static INLINE S shifted_bits(S a, int count)
-{
-#if FASTRNN_BITS == 32
-    uint32_t bits;
-#else
-    uint64_t bits;
-#endif
-    memcpy(&bits, &a, sizeof a);
-    bits <<= count;
-    memcpy(&a, &bits, sizeof a);
-    return a;
-}
-
-static INLINE V v_splat(S a) { EACH(a); }
-static INLINE V v_add(V a, V b) { EACH(a.lane[k] + b.lane[k]); }
-static INLINE V v_sub(V a, V b) { EACH(a.lane[k] - b.lane[k]); }
-static INLINE V v_mul(V a, V b) { EACH(a.lane[k] * b.lane[k]); }
-static INLINE V v_div(V a, V b) { EACH(a.lane[k] / b.lane[k]); }
-static INLINE V v_neg(V a) { EACH(-a.lane[k]); }
-static INLINE V v_abs(V a) { EACH((S)fabs(a.lane[k])); }
-static INLINE V v_min(V a, V b) { EACH(a.lane[k] < b.lane[k] ? a.lane[k] : b.lane[k]); }
-static INLINE V v_max(V a, V b) { EACH(a.lane[k] > b.lane[k] ? a.lane[k] : b.lane[k]); }
-static INLINE V v_select_gt(V a, V b, V u, V v) { EACH(a.lane[k] > b.lane[k] ? u.lane[k] : v.lane[k]); }
-static INLINE V v_select_nan(V a, V u, V v) { EACH(a.lane[k] != a.lane[k] ? u.lane[k] : v.lane[k]); }
-static INLINE V v_shifted(V a, int count) { EACH(shifted_bits(a.lane[k], count)); }
-
-#if defined(FASTRNN_NEON)
-static INLINE V v_fma(V a, V b, V c) { EACH((S)(FASTRNN_BITS == 32 ? fmaf(a.lane[k], b.lane[k], c.lane[k]) : fma(a.lane[k], b.lane[k], c.lane[k]))); }
-#endif
-
-#endif
+static INLINE V v_shifted(V a, int count) { return (V)((VU)a << count); }
 
 static INLINE V v_load(const S *at)
 {
@@ -270,6 +274,12 @@ static INLINE V v_load(const S *at)
 static INLINE V v_load_aligned(const S *at) { return v_load(at); }
 
 static INLINE void v_store(S *at, V a) { memcpy(at, &a, sizeof a); }
+
+#else
+#error "the compiler has no vectors"
+#endif
+
+#if defined(FIRST_BY_ONE)
 
 static INLINE V v_load_first(const S *at, int64_t count)
 {
@@ -294,7 +304,5 @@ static INLINE void v_store_first(S *at, V a, int64_t count)
 }
 
 #endif
-
-static INLINE int64_t read_whole(int64_t address) { return *(const int64_t *)(intptr_t)address; }
 
 #endif

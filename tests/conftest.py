@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,6 +10,9 @@ import pytest
 from cases import BACKENDS, WITHOUT
 
 import fastrnn
+
+# A shell has its background jobs ignore Ctrl-C, and they their children: the tests that send it would wait for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Files that cannot even be imported without a package; in others the mark `needs` stands at single tests.
 _FILES = {"sktime": ["test_demo.py"], "onnx": ["test_onnx.py", "test_oracle.py"]}

@@ -2,6 +2,9 @@
 
 The build goes to a directory of its own (the argument). First a write past the end of an array has to be caught:
 otherwise the sanitizers are not at work, and all that follows would pass for nothing.
+
+Beside instruction sets it takes ``vectors``: the baseline in the compiler's own vector types, as on processors for
+which there are no intrinsics here. It has to give the bits of the baseline.
 """
 
 from __future__ import annotations
@@ -9,20 +12,23 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FLAGS = "-O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
 FILES = ("oracle_match", "gradients", "stream", "threads", "same_bits", "tapes", "denormals", "layers", "checkpoints")
+VECTORS, NO_INTRINSICS = "vectors", "-DFASTRNN_NO_INTRINSICS"
+CALLS = ("tests/random_calls.py", "cython", "0", "60")
 PAST_THE_END = (
     "import numpy as np, fastrnn_ext._scan as scan; print(scan.__file__, flush=True); x = np.zeros(3);"
     "frame = np.zeros(100, np.int64); scan.point(frame, frame.size + 1, x, 0, x)"
 )
 
 
-def build(folder: Path, isas: str) -> None:
+def build(folder: Path, isas: Sequence[str], flags: str) -> None:
     """The package with an extension for some instruction sets."""
-    variables = {"FASTRNN_BUILD": "required", "FASTRNN_BUILD_FLAGS": FLAGS, "FASTRNN_BUILD_ISA": isas}
+    variables = {"FASTRNN_BUILD": "required", "FASTRNN_BUILD_FLAGS": flags, "FASTRNN_BUILD_ISA": ",".join(isas)}
     folders = ["--build-base", str(folder), "--build-lib", str(folder / "lib")]
     command = [sys.executable, "setup.py", "-q", "build", *folders]
     subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, **variables})
@@ -44,19 +50,39 @@ def check_that_it_bites(folder: Path, isa: str) -> None:
         raise SystemExit(f"the sanitizers are not at work: {done.stdout}{done.stderr}")
 
 
+def tests_pass(folder: Path, isa: str) -> bool:
+    """Run the tests with one instruction set."""
+    files = [str(path) for path in sorted((ROOT / "tests").glob("test_*.py")) if path.stem[5:] in FILES]
+    command = [str(Path(sys.executable).parent / "pytest"), "-q", "-p", "no:cacheprovider", "-k", "cython", *files]
+    return subprocess.run(command, cwd=ROOT, env=sanitized(folder, isa)).returncode == 0
+
+
+def digests(folder: Path, isa: str) -> str:
+    """Of random calls."""
+    command = [sys.executable, *CALLS]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT, env=sanitized(folder, isa))
+    return done.stdout
+
+
 def main() -> int:
     """Build, and run the tests with each instruction set."""
     folder = Path(sys.argv[1]).absolute()
-    isas = sys.argv[2]
-    build(folder, isas)
-    code = 0
-    for isa in isas.split(","):
-        check_that_it_bites(folder, isa)
-        print(f"sanitizers, {isa}", flush=True)
-        files = [str(path) for path in sorted((ROOT / "tests").glob("test_*.py")) if path.stem[5:] in FILES]
-        command = [str(Path(sys.executable).parent / "pytest"), "-q", "-p", "no:cacheprovider", "-k", "cython", *files]
-        code |= subprocess.run(command, cwd=ROOT, env=sanitized(folder, isa)).returncode
-    return code
+    names = sys.argv[2].split(",")
+    runs = [(folder, name) for name in names if name != VECTORS]
+    if runs:
+        build(folder, [name for _, name in runs], FLAGS)
+    if VECTORS in names:
+        runs.append((folder / VECTORS, "baseline"))
+        build(folder / VECTORS, ["baseline"], f"{FLAGS} {NO_INTRINSICS}")
+    passed = True
+    for where, isa in runs:
+        check_that_it_bites(where, isa)
+        print(f"sanitizers, {isa}, {where}", flush=True)
+        passed &= tests_pass(where, isa)
+    of_baseline = {digests(where, isa) for where, isa in runs if isa == "baseline"}
+    if len(of_baseline) > 1:
+        print("the compiler's own vectors give other bits than the baseline")
+    return 0 if passed and len(of_baseline) <= 1 else 1
 
 
 if __name__ == "__main__":

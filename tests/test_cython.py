@@ -144,18 +144,22 @@ def test_a_wrong_set(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("machine", "expected"),
+    ("platform", "expected"),
     [
-        ("x86_64", ["avx512", "avx2", "baseline"]),
-        ("AMD64", ["avx512", "avx2", "baseline"]),
+        ("linux-x86_64", ["avx512", "avx2", "baseline"]),
+        ("win-amd64", ["avx512", "avx2", "baseline"]),
+        ("win-arm64", ["neon"]),
+        ("macosx-10.9-x86_64", ["avx512", "avx2", "baseline"]),
+        ("macosx-11.0-arm64", ["neon"]),
         ("arm64", ["neon"]),
-        ("aarch64", ["neon"]),
-        ("riscv64", ["baseline"]),
+        ("linux-aarch64", ["neon"]),
+        ("linux-riscv64", ["baseline"]),
+        ("win32", ["baseline"]),
     ],
 )
-def test_sets_of_machines(machine: str, expected: list[str]) -> None:
+def test_sets_of_platforms(platform: str, expected: list[str]) -> None:
     """What a build makes."""
-    assert sets.sets_of(machine) == expected
+    assert sets.sets_of(platform) == expected
 
 
 # --- cells that it does not take --------------------------------------------------------------------------------------

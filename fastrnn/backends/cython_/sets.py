@@ -39,11 +39,12 @@ SETS = {
 }  # fmt: skip
 
 
-def sets_of(machine: str = "") -> list[str]:
-    """The sets that a kind of machine may have, the best first; NEON is the baseline where it is."""
-    import platform  # which is slow to import, and needed by the build alone
+def sets_of(platform: str) -> list[str]:
+    """The sets that a platform, as `sysconfig.get_platform` names it, may have, the best first.
 
-    machine = (machine or platform.machine()).lower()
+    NEON is the baseline where it is.
+    """
+    machine = platform.rpartition("-")[2].lower()
     if machine in ARM:
         return ["neon"]
     return [name for name, found in SETS.items() if not found.machines or machine in found.machines]
