@@ -20,6 +20,7 @@ from sharing import share_everything
 
 import fastrnn
 import fastrnn.stack
+from fastrnn import reuse
 
 MB = 1 << 20
 
@@ -27,6 +28,7 @@ MB = 1 << 20
 def peak(call: Callable[[], Any]) -> int:
     """The bytes that arrays and Python's objects hold at most during a call, what it returns included."""
     gc.collect()
+    reuse._idle.clear()  # what a call before has left would not be seen
     tracemalloc.start()
     try:
         held = call()
@@ -103,9 +105,8 @@ def test_checkpoints_lower_the_peak_of_training(backend: str, bidirectional: boo
     assert whole > directions * 400 * 32 * (7 + 4) * 32 * 4  # the gates and states, and the gates' gradients
     assert less < whole / 3
     _, gradient, tape = train(20)
-    assert (
-        less < tape.nbytes + gradient.x.nbytes * directions + (whole / 400 * 20 + directions * 400 * 32 * 32 * 4) * 1.4
-    )
+    pieces = (whole / 400 * 20 + directions * 400 * 32 * 32 * 4) * 1.5  # some of it waits to be used again
+    assert less < tape.nbytes + gradient.x.nbytes * directions + pieces
 
 
 # --- no leaks ---------------------------------------------------------------------------------------------------------
