@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 VERSIONS = tuple(f"3.{minor}" for minor in range(10, 15))
-TOOLS = ("pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "onnx>=1.16", "matplotlib>=3.8", "rich>=13", "mypy>=1.14")
+TOOLS = ("pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "onnx>=1.16", "matplotlib>=3.8", "rich>=13")
+TYPES = ("mypy>=1.14",)
 DEMO = ("sktime>=0.30",)
 
 
@@ -59,7 +60,7 @@ def run(environment: Environment, source: Path, folder: Path, arguments: list[st
     subprocess.run([environment.python, "-m", "venv", str(home)], check=True)
     scripts = home / ("Scripts" if os.name == "nt" else "bin")
     install = [str(scripts / "python"), "-m", "pip", "install", "--quiet"]
-    subprocess.run([*install, *environment.requirements, *TOOLS], check=True)
+    subprocess.run([*install, *environment.requirements, *TOOLS, *TYPES], check=True)
     subprocess.run([*install, "--no-deps", str(source)], check=True)
     for name in ("tests", "examples", "benchmarks"):
         shutil.copytree(ROOT / name, home / "suite" / name, ignore=shutil.ignore_patterns("__pycache__"))
