@@ -35,7 +35,7 @@ dist: $(VENV)/.dist
 	$(BIN)/python -m build
 	$(BIN)/python tests/check_dist.py dist
 
-# The suite on every Python that is here, on the oldest NumPy and Numba, and without Numba. PYTHONS=3.12 chooses some.
+# The suite on every Python that is here, on and built with the oldest versions, and without Numba. PYTHONS=3.12 chooses.
 pythons: dist
 	$(BIN)/python tests/pythons.py dist build/pythons $(PYTEST)
 

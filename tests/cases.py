@@ -18,10 +18,12 @@ import pytest
 # there. Nothing is left out because it merely is not found.
 WITHOUT = tuple(os.environ.get("FASTRNN_TEST_WITHOUT", "").split())
 BACKENDS = tuple(name for name in ("numpy", "numba", "cython") if name not in WITHOUT)
+COMPILED = tuple(name for name in BACKENDS if name != "numpy")
 ANY_CELL = tuple(name for name in BACKENDS if name != "cython")  # which take more than the cells of `fastrnn.cells`
 CELLS = tuple(oracle.CELLS)
 DTYPES = ("float32", "float64")
 any_cell = pytest.mark.parametrize("backend", ANY_CELL)
+compiled = pytest.mark.parametrize("backend", COMPILED)
 
 
 @dataclass(frozen=True)

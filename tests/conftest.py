@@ -11,12 +11,15 @@ from cases import BACKENDS, WITHOUT
 
 import fastrnn
 
-# A shell has its background jobs ignore Ctrl-C, and they their children: the tests that send it would wait for ever.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 # Files that cannot even be imported without a package; in others the mark `needs` stands at single tests.
 _FILES = {"sktime": ["test_demo.py"], "onnx": ["test_onnx.py", "test_oracle.py"]}
 collect_ignore = [file for name in WITHOUT for file in _FILES.get(name, [])]
+
+
+def pytest_configure() -> None:
+    """Take Ctrl-C, which a shell that runs the suite in the background has it and all that it starts ignore."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header() -> str:

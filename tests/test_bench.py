@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import COMPILED
 
 from fastrnn.__main__ import main
 from fastrnn.bench import cases, isa, limits, machine, markdown, memory, workload
@@ -384,9 +385,10 @@ def test_the_command_lists(capsys: pytest.CaptureFixture[str]) -> None:
     assert "pytorch: " in text
 
 
-def test_memory_of_a_long_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", COMPILED)
+def test_memory_of_a_long_batch(name: str, tmp_path: Path) -> None:
     """Less with checkpoints; what is held for backward is part of the peak, and the tape part of what is held."""
-    plain, training, checkpoints = memory.measure(["numba"], memory.Size(T=200, B=32, H=64))
+    plain, training, checkpoints = memory.measure([name], memory.Size(T=200, B=32, H=64))
     assert [use.way for use in (plain, training, checkpoints)] == list(memory.WAYS)
     assert checkpoints.tape is not None
     assert training.tape is not None

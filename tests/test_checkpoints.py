@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import odd_cells
 import pytest
-from cases import BACKENDS, DTYPES, any_cell, assert_close, assert_same_bits
+from cases import BACKENDS, DTYPES, any_cell, assert_close, assert_same_bits, compiled
 from conformance import Arrays, as_tuple, backend_of, draw_call, make_layer, states_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -77,10 +77,11 @@ def test_cells_of_ones_own(backend: str, cell: Any) -> None:
     )
 
 
+@compiled
 @pytest.mark.parametrize("batch", [1, 3, 64, 128, 130])
-def test_blocks_of_the_sums(batch: int) -> None:
+def test_blocks_of_the_sums(backend: str, batch: int) -> None:
     """Hundreds of rows, whose blocks of 128 begin and end within pieces, at their ends, and span several of them."""
-    layer = make_layer("gru_reset_before", 3, 9, backend="numba", bidirectional=True)
+    layer = make_layer("gru_reset_before", 3, 9, backend=backend, bidirectional=True)
     steps = 300 // batch + 3
     lengths = np.random.default_rng(batch).integers(1, steps + 1, batch).tolist()
     for given_lengths in (None, lengths):
@@ -209,11 +210,12 @@ def test_a_wrong_boundary_is_caught(backend: str, monkeypatch: pytest.MonkeyPatc
         check_every(layer, 7, RAGGED, (3,))
 
 
-def test_another_order_of_the_sums_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+@compiled
+def test_another_order_of_the_sums_is_caught(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks that begin with the piece, not at multiples of 128, are another sum."""
     from fastrnn.backends.tiled import sums
 
-    layer = make_layer("lstm", 5, 8, backend="numba")
+    layer = make_layer("lstm", 5, 8, backend=backend)
     check_every(layer, 50, None, (7,))
     monkeypatch.setattr(sums.TiledSums, "_runs", lambda self, tape, lines: [lines])
     with pytest.raises(AssertionError):

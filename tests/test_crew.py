@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sharing
-from cases import BACKENDS
+from cases import COMPILED
 from sharing import share_everything
 
 import fastrnn
@@ -24,7 +24,6 @@ from fastrnn.backends.tiled.crew import Crew, _groups
 from fastrnn.backends.tiled.frame import address
 from fastrnn.backends.tiled.pack import aligned
 
-COMPILED = [name for name in BACKENDS if name != "numpy"]
 every_compiled = pytest.mark.parametrize("name", COMPILED)
 INT64 = np.dtype(np.int64)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import CELLS, DTYPES, assert_same_bits
+from cases import ANY_CELL, CELLS, DTYPES, assert_same_bits
 from conformance import as_tuple, make_layer
 from random_calls import call, digest
 
@@ -27,6 +27,7 @@ CALLS = 120  # random ones in this process
 CALLS_OF_EACH = 40  # with other instructions, in a process of their own
 FEW = ("lstm", "gru", "lstm_projected")  # what Numba has to compile once more for them
 FUSED = [name for name in ("avx512", "avx2", "neon") if name in cython_._sets()]
+NEXT = ANY_CELL[-1]  # the best that takes what the extension does not
 NUMBA_CPU = {"avx512": "skylake-avx512", "avx2": "haswell", "baseline": "nehalem"}
 
 
@@ -46,6 +47,7 @@ def run_anyhow(*arguments: str, **variables: str) -> subprocess.CompletedProcess
 # --- the same bits as Numba -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.needs("numba")
 @pytest.mark.parametrize("seed", range(CALLS))
 def test_random_calls(seed: int) -> None:
     """Any cell, dtype, sizes, lengths, direction, threads: forward, backward, gradients, streams."""
@@ -72,6 +74,7 @@ def digests(backend: str, names: tuple[str, ...], **variables: str) -> list[str]
     return found
 
 
+@pytest.mark.needs("numba")
 @pytest.mark.parametrize("isa", cython_._sets())
 def test_each_instruction_set(isa: str) -> None:
     """The width of vectors does not matter, only whether there is a fused multiply-add."""
@@ -97,6 +100,7 @@ def test_conformance_of_each_set(isa: str) -> None:
     assert "failed" not in out
 
 
+@pytest.mark.needs("numba")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf, 1e30, -1e30])
 @pytest.mark.parametrize("cell", CELLS)
@@ -140,7 +144,7 @@ def test_a_wrong_set(name: str) -> None:
     assert done.returncode != 0
     expected = "RuntimeError: backend: the backend 'cython' is not available: FASTRNN_ISA: expected one of .*, got "
     assert re.search(expected + repr(name), done.stderr), done.stderr
-    assert run("-c", "import fastrnn; print(fastrnn.LSTM(3, 4).backend)", FASTRNN_ISA=name).strip() == "numba"
+    assert run("-c", "import fastrnn; print(fastrnn.LSTM(3, 4).backend)", FASTRNN_ISA=name).strip() == NEXT
 
 
 @pytest.mark.parametrize(
@@ -196,11 +200,11 @@ def test_it_goes_to_the_next_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the variable: to Numba, or without it to NumPy; said once for each cell."""
     monkeypatch.setenv("FASTRNN_BACKEND", "cython")
     monkeypatch.setattr(sys.modules["fastrnn.backends"], "_said", set())
-    with pytest.warns(RuntimeWarning, match=r"^cell 'decaying' runs on 'numba': the extension has"):
-        assert fastrnn.Recurrent(decaying, 2, 3).backend == "numba"
+    with pytest.warns(RuntimeWarning, match=f"^cell 'decaying' runs on {NEXT!r}: the extension has"):
+        assert fastrnn.Recurrent(decaying, 2, 3).backend == NEXT
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert fastrnn.Recurrent(decaying, 2, 3).backend == "numba"
+        assert fastrnn.Recurrent(decaying, 2, 3).backend == NEXT
         assert fastrnn.LSTM(2, 3).backend == "cython"
         assert choose() == "cython"
 

@@ -9,7 +9,7 @@ import graph_values
 import numpy as np
 import odd_cells
 import pytest
-from cases import ANY_CELL, BACKENDS, CASES, CELLS, SMALL_CASES, any_cell, assert_close
+from cases import ANY_CELL, CASES, CELLS, SMALL_CASES, any_cell, assert_close, compiled
 from conformance import (
     Arrays,
     backend_of,
@@ -72,7 +72,7 @@ def reference(cell: str, case: str) -> Arrays:
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "numpy"])
+@compiled
 def test_backends_agree(backend: str, cell: str, case: str) -> None:
     """Every element of every gradient at every size, with untouched padding, against the reference backend."""
     written = run_scan(backend_of(backend), draw_scan(cell, CASES[case]), "float64", gradients=True)
