@@ -634,33 +634,52 @@ def awake(cnp.ndarray box not None, int64_t looks):
     return found == B_WAITING or found == B_TAKEN
 
 
-def step(int64_t step_call, cnp.ndarray x not None, cnp.ndarray y not None):
-    """See `Typed`: with more than one member the units are shared by a team."""
+cdef int64_t all_layers(
+    int64_t step_call, int64_t x, int64_t x_row, int64_t y, int64_t y_row, int64_t rows
+) noexcept nogil:
+    """One step of every layer; with more than one member the units are shared by a team. NO_MEMORY, or who took part."""
     cdef const int64_t *table = words(step_call)
     cdef int64_t here = table[F_STEP_FRAMES], layers = table[F_STEP_LAYERS]
     cdef int64_t members = table[F_STEP_MEMBERS], size = table[F_STEP_SIZE]
-    cdef int64_t rows = x.shape[0] if cnp.PyArray_NDIM(x) == 2 else 1
-    cdef int64_t workers = table[F_STEP_BOXES], count = table[F_STEP_BOX_COUNT]
     cdef int64_t m, k, joined = 1
     cdef bint wrong = False
     cdef int64_t *frame
     for m in range(members):
         frame = words(here + 8 * size * m)
-        frame[F_X] = data(x)
-        frame[F_X_ROW] = cnp.PyArray_STRIDE(x, 0)
+        frame[F_X] = x
+        frame[F_X_ROW] = x_row
         frame = words(here + 8 * size * (members * (layers - 1) + m))
-        frame[F_Y] = data(y)
-        frame[F_Y_ROW] = cnp.PyArray_STRIDE(y, 0)
+        frame[F_Y] = y
+        frame[F_Y_ROW] = y_row
+    for k in range(layers):
+        if members == 1:
+            call(here, 0, rows, 0, 1)
+            wrong |= failed(words(here))
+        else:
+            joined = as_team(words(table[F_STEP_BOXES]), table[F_STEP_BOX_COUNT], here, size, members, 0, rows, 0, 1)
+            wrong |= joined == NO_MEMORY
+        here += 8 * size * members
+    return NO_MEMORY if wrong else joined
+
+
+def step(int64_t step_call, cnp.ndarray x not None, cnp.ndarray y not None):
+    """See `Typed`."""
+    cdef int64_t rows = x.shape[0] if cnp.PyArray_NDIM(x) == 2 else 1
+    cdef int64_t here = data(x), into = data(y), x_row = cnp.PyArray_STRIDE(x, 0), y_row = cnp.PyArray_STRIDE(y, 0)
+    cdef int64_t joined
     with nogil:
-        for k in range(layers):
-            if members == 1:
-                call(here, 0, rows, 0, 1)
-                wrong |= failed(words(here))
-            else:
-                joined = as_team(words(workers), count, here, size, members, 0, rows, 0, 1)
-                wrong |= joined == NO_MEMORY
-            here += 8 * size * members
-    if wrong:
+        joined = all_layers(step_call, here, x_row, into, y_row, rows)
+    if joined == NO_MEMORY:
+        raise MemoryError("no memory for what a kernel needs")
+    return joined
+
+
+def brief_step(int64_t step_call, cnp.ndarray x not None, cnp.ndarray y not None):
+    """See `Typed`: with the interpreter's lock."""
+    cdef int64_t rows = x.shape[0] if cnp.PyArray_NDIM(x) == 2 else 1
+    cdef int64_t joined = all_layers(
+        step_call, data(x), cnp.PyArray_STRIDE(x, 0), data(y), cnp.PyArray_STRIDE(y, 0), rows)
+    if joined == NO_MEMORY:
         raise MemoryError("no memory for what a kernel needs")
     return joined
 

@@ -71,6 +71,7 @@ class _Typed:
     def __init__(self, extension: Any) -> None:
         self.point_2d = self.point_3d = extension.point
         self.step_1d = self.step_2d = extension.step
+        self.brief_1d = self.brief_2d = extension.brief_step
         self._run_on: RunOn = extension.run_on
 
     def run_on(self, states: int) -> RunOn:

@@ -9,6 +9,8 @@ enough goes to sleep, in Python, where it costs nothing (see `fastrnn.backends.t
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from fastrnn.backends.numba_.atomics import (
@@ -228,8 +230,8 @@ def run_list(boxes, frames, ranges, most):  # type: ignore[no-untyped-def]
     return joined + 1
 
 
-@compiled
-def step(step_call, x, y):  # type: ignore[no-untyped-def]
+@inner
+def all_layers(step_call, x, y):  # type: ignore[no-untyped-def]
     """One time step of every layer of a stack, ``x`` in and ``y`` out, both (rows, size) or (size,).
 
     ``step_call`` is the address of `frame.STEP_FRAMES` and so on, one number where each array would take as long to
@@ -256,6 +258,18 @@ def step(step_call, x, y):  # type: ignore[no-untyped-def]
     keep(x)
     keep(y)
     return joined
+
+
+@compiled
+def step(step_call, x, y):  # type: ignore[no-untyped-def]
+    """`all_layers`."""
+    return all_layers(step_call, x, y)
+
+
+@partial(compiled, brief=True)
+def brief_step(step_call, x, y):  # type: ignore[no-untyped-def]
+    """`all_layers`, in less time than it would take other threads to get the interpreter's lock and give it back."""
+    return all_layers(step_call, x, y)
 
 
 @compiled

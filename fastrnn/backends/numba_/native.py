@@ -73,6 +73,8 @@ class _Typed(_OnDemand):
             "point_3d": (host.point, (WORDS, whole, three, whole, three)),
             "step_1d": (host.step, (whole, one, one)),
             "step_2d": (host.step, (whole, two, two)),
+            "brief_1d": (host.brief_step, (whole, one, one)),
+            "brief_2d": (host.brief_step, (whole, two, two)),
         }
         super().__init__(functions)
         self._scan, self._states = (WORDS, WORDS, three, three), types.Array(kind, 3, "C")

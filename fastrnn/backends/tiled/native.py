@@ -47,6 +47,12 @@ class Typed(Protocol):
     def step_2d(self, call: int, x: Array, y: Array) -> int:
         """The same for x and y (rows, size)."""
 
+    def brief_1d(self, call: int, x: Array, y: Array) -> int:
+        """As `step_1d`, but it keeps the interpreter's lock."""
+
+    def brief_2d(self, call: int, x: Array, y: Array) -> int:
+        """As `step_2d`, but it keeps the interpreter's lock."""
+
 
 class Native(Protocol):
     """The operations. Frames, boxes and ranges are C-contiguous int64; all calls give up the interpreter's lock."""

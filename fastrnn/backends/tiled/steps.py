@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from fastrnn.backends.tiled.backend import TiledBackend
 
 
+# Multiply-adds up to which a step keeps the interpreter's lock, some 2 us: two threads that each step a session hand it
+# to each other otherwise, and do a third less between them than one of them alone (measured).
+BRIEF = 100_000
+
+
 class Steps:
     """One time step of all layers, from one set of states to another: run(x, y), with ``threads`` at most.
 
@@ -52,7 +57,10 @@ class Steps:
 
     def _bound(self, axes: int) -> Callable[[Array, Array], int]:
         """A step by the calling thread alone."""
-        step = self.typed.step_2d if axes == 2 else self.typed.step_1d
+        if self.total <= BRIEF:
+            step = self.typed.brief_2d if axes == 2 else self.typed.brief_1d
+        else:
+            step = self.typed.step_2d if axes == 2 else self.typed.step_1d
         found = self._alone[axes] = partial(step, address(self._by_one))
         return found
 
