@@ -634,6 +634,22 @@ def awake(cnp.ndarray box not None, int64_t looks):
     return found == B_WAITING or found == B_TAKEN
 
 
+def volley(cnp.ndarray box not None, int64_t rounds):
+    """See `Native`."""
+    cdef int64_t here = data(box)
+    cdef int64_t empty[B_LIST_FIELDS]
+    cdef int64_t i
+    if not exchange_if(here + 8 * B_STATE, B_WAITING, B_TAKEN):
+        return False
+    memset(empty, 0, sizeof(empty))
+    with nogil:
+        for i in range(rounds):
+            post(here, address_of(empty), 0, 0, 0, 0, 0)
+            wait_for(here + 8 * B_DONE, words(here)[B_JOB])
+        store_release(here + 8 * B_STATE, B_WAITING)
+    return True
+
+
 cdef int64_t all_layers(
     int64_t step_call, int64_t x, int64_t x_row, int64_t y, int64_t y_row, int64_t rows
 ) noexcept nogil:

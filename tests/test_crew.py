@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import textwrap
 import threading
 import time
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,8 +20,10 @@ from sharing import share_everything
 
 import fastrnn
 from fastrnn.backends import load
+from fastrnn.backends.contract import Rows
 from fastrnn.backends.tiled import box as bx
 from fastrnn.backends.tiled import crew as crews
+from fastrnn.backends.tiled import distance
 from fastrnn.backends.tiled.crew import Crew, _groups
 from fastrnn.backends.tiled.frame import address
 from fastrnn.backends.tiled.pack import aligned
@@ -142,6 +146,54 @@ def test_where_processors_are_missing_calls_go_on_alone_for_a_while(monkeypatch:
         time.sleep(0.06)
         assert crew.size(2, 1e12) == 2
         crew.learn(-2)
+
+
+def test_what_is_worth_sharing_depends_on_the_distance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured at the first shared call and again after many; where it is too far, once after many calls."""
+    native = mock.Mock(volley=mock.Mock(return_value=True))
+    crew = Crew(native)
+    monkeypatch.setattr(crews, "processors", lambda: 2)
+    clock = mock.Mock(side_effect=(k * distance.NEAR * distance.ROUNDS * 3 for k in itertools.count()))
+    monkeypatch.setattr(distance.time, "perf_counter", clock)  # each volley takes three times as long as a near one
+    crew._workers = [mock.Mock()]
+    short, meeting = 2 * crews.WORTH_SHARING, 2 * crews.WORTH_MEETING
+    assert crew.size(2, short) == 2
+    assert crew.split(2, Rows.of(100, 1), 1_000_000, meeting) == (2, False)
+    crew.learn(2)
+    assert native.volley.call_count == distance.VOLLEYS
+    assert crew.distance.factor == pytest.approx(3.0)
+    assert crew.size(2, short * 1.8) == 1
+    assert crew.size(2, short * 2.0) == 2
+    assert crew.split(2, Rows.of(100, 1), 1_000_000, meeting * 2) == (1, False)
+    assert crew.split(2, Rows.of(100, 1), 1_000_000, int(meeting * 3.1)) == (2, False)
+    for _ in range(distance.EVERY - 1):
+        crew.learn(2)
+    assert native.volley.call_count == distance.VOLLEYS
+    crew.learn(2)
+    assert native.volley.call_count == 2 * distance.VOLLEYS
+    asked = 0
+    while crew.size(2, short) == 1:
+        asked += 1
+    assert asked == distance.EVERY - 2  # a step and a scan have been too far before
+    native.volley.return_value = False  # nobody is there
+    crew.learn(2)
+    assert crew.distance.factor == 1.0
+
+
+@every_compiled
+def test_a_volley_is_returned_by_a_worker_that_waits_and_by_no_other(name: str) -> None:
+    native, box = native_of(name), new_box()
+    assert not native.volley(box, 5)
+    box[bx.STATE] = bx.WAKING
+    server = threading.Thread(target=native.serve, args=(box, 1_000_000))
+    server.start()
+    assert native.awake(box, 1_000_000_000)
+    assert native.volley(box, 5)
+    assert box[bx.DONE] == 5
+    server.join(60)
+    assert not server.is_alive()
+    assert not native.volley(box, 5)
+    assert box[bx.JOB] == 5
 
 
 def test_groups_of_products() -> None:

@@ -120,6 +120,22 @@ def awake(box, looks):  # type: ignore[no-untyped-def]
     return found in (WAITING, TAKEN)
 
 
+@compiled
+def volley(box, rounds):  # type: ignore[no-untyped-def]
+    """Hand a worker that waits a job without work, so many times one after the other; whether it waited."""
+    here = box.ctypes.data
+    found = exchange_if(here + 8 * STATE, WAITING, TAKEN)
+    if found:
+        empty = np.zeros(bx.LIST_FIELDS, np.int64)
+        for _ in range(rounds):
+            post(here, empty.ctypes.data, 0, 0, 0, 0, 0)
+            wait_for(here + 8 * DONE, box[JOB])
+        store_release(here + 8 * STATE, WAITING)
+        keep(empty)
+    keep(box)
+    return found
+
+
 @inner
 def take(boxes, taken, most):  # type: ignore[no-untyped-def]
     """Take up to ``most`` boxes that wait for a job; their addresses go to ``taken``. How many."""

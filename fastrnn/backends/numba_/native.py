@@ -98,6 +98,7 @@ _HOST = {
     "serve": (host.serve, (WORDS, types.int64)),
     "rouse": (host.rouse, (WORDS,)),
     "awake": (host.awake, (WORDS, types.int64)),
+    "volley": (host.volley, (WORDS, types.int64)),
     "room": (host.room, (WORDS, *[types.int64] * 3)),
     "step_offsets": (host.step_offsets, (*[WORDS] * 4, types.boolean, types.int64, types.int64)),
     "history_offsets": (host.history_offsets, (WORDS, WORDS, types.int64, types.int64)),

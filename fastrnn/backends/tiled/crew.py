@@ -21,6 +21,7 @@ import numpy as np
 from fastrnn.backends.contract import Array, Part, Rows, Task, cuts
 from fastrnn.backends.tiled import box as bx
 from fastrnn.backends.tiled import frame as f
+from fastrnn.backends.tiled.distance import Distance
 from fastrnn.backends.tiled.frame import address
 from fastrnn.backends.tiled.native import Native
 from fastrnn.backends.tiled.pack import PIECE, aligned
@@ -30,11 +31,13 @@ from fastrnn.threads import checkpoint
 
 LOOKS = 10_000  # of a worker that has nothing to do, before it sleeps: some 0.2 to 0.5 ms
 WAKING_LOOKS = 3_000  # of a caller at a worker that it has woken
-WORTH_SHARING = 80_000  # multiply-adds in each thread for which its job is worth being handed over: some 3 us
-WORTH_MEETING = 7_000  # multiply-adds in each thread between two meetings, each of which takes some 0.2 us
+# For processors that are near one another; times `Distance.factor` where a call meets often.
+WORTH_SHARING = 110_000  # multiply-adds in each thread for which its job is worth being handed over: some 3 us
+WORTH_MEETING = 9_000  # multiply-adds in each thread between two meetings, each of which takes some 0.2 us
 WORTH_MEETING_ROWS = 24_000  # the same where there are rows that could be handed out instead
 WORTH_WAKING = 4_000_000  # multiply-adds of a call for which sleepers are woken: some 100 us
 SOON = 0.002  # seconds within which calls come one upon the other
+FARTHER = 0.45  # how much more a call has to be worth, once, for every time that processors are farther apart
 STRIKES, FORGIVEN = 3.0, 0.1  # so many calls with a thread that had no processor; what a good call makes up for
 PAUSE = 0.1  # seconds for which calls then go on alone
 WORTH_APART = 2_500_000  # multiply-adds in each thread for which rows of their own are worth making ready: some 60 us
@@ -86,6 +89,7 @@ class Crew:
         self._last = 0.0  # when a call would have had a use for workers
         self._strikes = 0.0  # of late, calls in which a processor was missing
         self._alone_until = 0.0  # when to try again after that
+        self.distance = Distance(self.native)
 
     def size(self, threads: int, work: float) -> int:
         """How many threads a call of so much work is to have."""
@@ -95,6 +99,9 @@ class Crew:
             if time.perf_counter() < self._alone_until:
                 return 1
             self._alone_until = 0.0
+        if work < 2 * WORTH_SHARING * (1.0 + FARTHER * (self.distance.factor - 1.0)):
+            self.distance.too_far()
+            return 1
         return max(1, min(threads, int(work / WORTH_SHARING), processors(), f.MOST_MEMBERS))
 
     def boxes(self, count: int) -> Array:
@@ -119,10 +126,15 @@ class Crew:
                 for worker in self._workers[:count]:
                     self.native.awake(worker.box, WAKING_LOOKS)
 
-    def learn(self, members: int) -> int:
-        """From what a team has returned: how many they were. Where processors are missing, calls go on alone."""
+    def learn(self, members: int, calls: int = 1) -> int:
+        """From what a team has returned: how many they were. Where processors are missing, calls go on alone.
+
+        The team's call is as long as so many short ones.
+        """
         if members > 0:
             self._strikes = max(0.0, self._strikes - FORGIVEN)
+            if members > 1 and self._workers:
+                self.distance.shared(self._workers[0].box, calls)
             return members
         self._strikes += 1.0
         if self._strikes >= STRIKES:
@@ -139,10 +151,15 @@ class Crew:
         members = self.size(threads, work)
         if members == 1:
             return 1, False
-        rows_apart = max(2, ROWS_APART if step_work >= WORTH_MEETING_ROWS * members else 0) * members
+        far = self.distance.factor
+        rows_apart = max(2, ROWS_APART if step_work >= WORTH_MEETING_ROWS * members * far else 0) * members
         if directions > 1 or rows.batch >= rows_apart:
             return (members if work >= WORTH_APART * members else 1), True
-        return (members if step_work >= WORTH_MEETING * members else 1), False
+        if step_work >= WORTH_MEETING * members * far:
+            return members, False
+        if step_work >= WORTH_MEETING * members:
+            self.distance.too_far()
+        return 1, False
 
     def run(self, parts: Sequence[Part], rows: Rows, threads: int) -> None:
         """Run scans over all rows on at most so many threads: directions and rows apart, or one scan's units shared."""
@@ -168,7 +185,7 @@ class Crew:
         boxes = self.boxes(members - 1)
         self.wake(members - 1, scan.work)
         for start, stop in scan.times(batch):
-            self.learn(self.native.run_as_team(boxes, frames, 0, batch, start, stop))
+            self.learn(self.native.run_as_team(boxes, frames, 0, batch, start, stop), abs(stop - start))
             checkpoint()
         del held, counters
 

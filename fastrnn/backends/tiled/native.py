@@ -91,6 +91,9 @@ class Native(Protocol):
     def awake(self, box: Array, looks: int) -> bool:
         """Wait, for so many looks at the most, until a worker that is being woken is awake."""
 
+    def volley(self, box: Array, rounds: int) -> bool:
+        """Hand the worker of a box a job without work, so many times one after the other; False if it does not wait."""
+
     def room(self, frame: Array, rows: int, steps: int, members: int) -> int:
         """The bytes of scratch that a forward scan needs."""
 
