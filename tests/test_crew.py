@@ -148,6 +148,26 @@ def test_where_processors_are_missing_calls_go_on_alone_for_a_while(monkeypatch:
         crew.learn(-2)
 
 
+def test_workers_that_wake_in_vain_are_left_asleep_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a worker shares its processor with the caller, it wakes, looks for a job and sleeps between two calls."""
+    crew = Crew(mock.Mock(rouse=mock.Mock(return_value=True)))
+    crew._workers = [mock.Mock()]
+    monkeypatch.setattr(crews, "processors", lambda: 2)
+    monkeypatch.setattr(crews, "SOON", 1e9)
+    for _ in range(2):
+        for turn in range(crews.IN_VAIN):
+            assert crew.size(2, 1e12) == 2
+            crew.wake(1, 1.0)
+            assert crew._workers[0].calls.put.call_count == turn + 1
+        crew.learn(2)  # one has come
+        crew._workers[0].calls.put.reset_mock()
+    for _ in range(crews.IN_VAIN + 1):
+        assert crew.size(2, 1e12) == 2
+        crew.wake(1, 1.0)
+    assert crew._workers[0].calls.put.call_count == crews.IN_VAIN
+    assert crew.size(2, 1e12) == 1
+
+
 def test_what_is_worth_sharing_depends_on_the_distance(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measured at the first shared call and again after many; where it is too far, once after many calls."""
     native = mock.Mock(volley=mock.Mock(return_value=True))

@@ -39,6 +39,7 @@ WORTH_WAKING = 4_000_000  # multiply-adds of a call for which sleepers are woken
 SOON = 0.002  # seconds within which calls come one upon the other
 FARTHER = 0.45  # how much more a call has to be worth, once, for every time that processors are farther apart
 STRIKES, FORGIVEN = 3.0, 0.1  # so many calls with a thread that had no processor; what a good call makes up for
+IN_VAIN = 3  # so many wakings of workers that no call has found awake
 PAUSE = 0.1  # seconds for which calls then go on alone
 WORTH_APART = 2_500_000  # multiply-adds in each thread for which rows of their own are worth making ready: some 60 us
 ROWS_APART = 24  # rows for each thread, from which on threads have rows of their own and meet only at the end
@@ -88,6 +89,7 @@ class Crew:
         self._boxes = NOBODY
         self._last = 0.0  # when a call would have had a use for workers
         self._strikes = 0.0  # of late, calls in which a processor was missing
+        self._in_vain = 0  # how often workers have been woken since one last took part in a call
         self._alone_until = 0.0  # when to try again after that
         self.distance = Distance(self.native)
 
@@ -119,7 +121,11 @@ class Crew:
         long, soon = work > WORTH_WAKING, now - self._last < SOON
         self._last = now
         if long or soon:
+            if self._in_vain >= IN_VAIN:  # they come to the caller's own processor, look there for it, and sleep again
+                self._in_vain, self._alone_until = 0, now + PAUSE
+                return
             woken = [worker for worker in self._workers[:count] if self.native.rouse(worker.box)]
+            self._in_vain += bool(woken)
             for worker in woken:
                 worker.calls.put(None)
             if long:
@@ -134,6 +140,7 @@ class Crew:
         if members > 0:
             self._strikes = max(0.0, self._strikes - FORGIVEN)
             if members > 1 and self._workers:
+                self._in_vain = 0
                 self.distance.shared(self._workers[0].box, calls)
             return members
         self._strikes += 1.0
