@@ -34,6 +34,7 @@ cdef extern from "machine.h" nogil:
     void meet(int64_t frame)
     int64_t flush_denormals()
     void restore_mode(int64_t mode)
+    void give_way()
     bint processor_has(int which)
 
 cdef extern from "tables.h" nogil:
@@ -446,6 +447,8 @@ cdef void attend(int64_t here, int64_t looks) noexcept nogil:
         elif idle < looks:
             rest()
             idle += 1
+            if idle % B_LOOKS_PER_WAY == 0:
+                give_way()
         elif exchange_if(here + 8 * B_STATE, B_WAITING, B_ASLEEP):
             break
         else:
@@ -619,19 +622,6 @@ def serve(cnp.ndarray box not None, int64_t looks):
 def rouse(cnp.ndarray box not None):
     """See `Native`."""
     return exchange_if(data(box) + 8 * B_STATE, B_ASLEEP, B_WAKING)
-
-
-def awake(cnp.ndarray box not None, int64_t looks):
-    """See `Native`."""
-    cdef int64_t state = data(box) + 8 * B_STATE, found
-    cdef int64_t look
-    with nogil:
-        for look in range(looks):
-            if load_acquire(state) != B_WAKING:
-                break
-            rest()
-    found = load_acquire(state)
-    return found == B_WAITING or found == B_TAKEN
 
 
 def volley(cnp.ndarray box not None, int64_t rounds):

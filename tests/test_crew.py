@@ -15,7 +15,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import sharing
-from cases import COMPILED
+from cases import COMPILED, assert_same_bits
 from sharing import share_everything
 
 import fastrnn
@@ -24,6 +24,7 @@ from fastrnn.backends.contract import Rows
 from fastrnn.backends.tiled import box as bx
 from fastrnn.backends.tiled import crew as crews
 from fastrnn.backends.tiled import distance
+from fastrnn.backends.tiled import scan as scans
 from fastrnn.backends.tiled.crew import Crew, _groups
 from fastrnn.backends.tiled.frame import address
 from fastrnn.backends.tiled.pack import aligned
@@ -42,6 +43,15 @@ def new_box() -> np.ndarray:
     box = aligned((bx.WORDS,), INT64)
     box[...] = 0
     return box
+
+
+def serving(native: Any, box: np.ndarray) -> threading.Thread:
+    """A worker that waits for a job in a box, for a while."""
+    server = threading.Thread(target=native.serve, args=(box, 1_000_000))
+    server.start()
+    while box[bx.STATE] != bx.WAITING:
+        time.sleep(0)
+    return server
 
 
 def script(code: str, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
@@ -66,9 +76,7 @@ def test_only_one_caller_wakes_a_sleeper(name: str) -> None:
     assert native.rouse(box)
     assert box[bx.STATE] == bx.WAKING
     assert not native.rouse(box)
-    assert not native.awake(box, 5)  # nobody has come to serve it
     box[bx.STATE] = bx.WAITING
-    assert native.awake(box, 5)
     assert not native.rouse(box)
 
 
@@ -77,9 +85,7 @@ def test_a_taken_worker_does_not_sleep(name: str) -> None:
     """Between being taken and the job there may be any time."""
     native, box = native_of(name), new_box()
     box[bx.STATE] = bx.WAKING
-    server = threading.Thread(target=native.serve, args=(box, 1_000_000))
-    server.start()
-    assert native.awake(box, 1_000_000_000)
+    server = serving(native, box)
     box[bx.STATE] = bx.TAKEN
     server.join(0.5)
     assert server.is_alive()
@@ -205,9 +211,7 @@ def test_a_volley_is_returned_by_a_worker_that_waits_and_by_no_other(name: str) 
     native, box = native_of(name), new_box()
     assert not native.volley(box, 5)
     box[bx.STATE] = bx.WAKING
-    server = threading.Thread(target=native.serve, args=(box, 1_000_000))
-    server.start()
-    assert native.awake(box, 1_000_000_000)
+    server = serving(native, box)
     assert native.volley(box, 5)
     assert box[bx.DONE] == 5
     server.join(60)
@@ -230,24 +234,27 @@ def test_groups_of_products() -> None:
 
 @every_compiled
 def test_a_long_call_wakes_the_workers_it_needs(name: str) -> None:
-    """And they take part in it, not only in the next one."""
+    """And they take part in it, not only in the next one: it begins alone and goes on with them."""
     layer = fastrnn.LSTM(8, 64, backend=name)
-    x = np.zeros((50, 3, 8), np.float32)
+    x = np.zeros((3000, 3, 8), np.float32)
+    alone = layer(x)[0]
     backend: Any = load(name)
     seen: list[int] = []
     real = backend.native.run_as_team
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            backend.native, "run_as_team", lambda *given: seen.append(real(*given)) or seen[-1], raising=False
+            backend.native, "run_as_team", lambda *given: seen.append(abs(real(*given))) or seen[-1], raising=False
         )
-        patch.setattr(crews, "WAKING_LOOKS", 1_000_000_000)
-        patch.setattr(crews, "LOOKS", 3_000_000)
-        for _ in range(5):
+        patch.setattr(crews, "HEAD", 1)
+        patch.setattr(scans, "HEADS", 1500)
+        end = time.monotonic() + 60
+        while (seen[:1], seen[-1:]) != ([1], [2]) and time.monotonic() < end:
+            seen.clear()
             time.sleep(0.5)  # long enough for all of them to go to sleep
             with share_everything(), fastrnn.threads(2):
-                layer(x)
-    assert {abs(members) for members in seen} == {2}
-    assert len(seen) >= 5
+                assert_same_bits(layer(x)[0], alone, "together")
+    assert (seen[0], seen[-1]) == (1, 2)
+    assert seen == sorted(seen)
 
 
 @every_compiled

@@ -20,7 +20,7 @@ from fastrnn.bench.machine import Limits, handover
 from fastrnn.bench.process import Process, WorkerError
 from fastrnn.bench.results import Entry, Result
 
-_REST = 0.02  # seconds in which the last one's helping threads, which look for work for a while, go to sleep
+_REST = 0.04  # seconds in which the last one's helping threads, which look for work for a while, go to sleep
 PERCENTILES = {"p50": 50.0, "p99": 99.0, "p99.9": 99.9}
 
 

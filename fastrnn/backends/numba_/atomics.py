@@ -120,6 +120,17 @@ def pause(_context: Any) -> Any:
 
 
 @intrinsic
+def give_way(_context: Any) -> Any:
+    """Let another thread of the system run."""
+
+    def codegen(target: Any, builder: Any, _signature: Any, _args: Any) -> Any:
+        emit_give_way(builder)
+        return _nothing(target)
+
+    return types.none(), codegen
+
+
+@intrinsic
 def load_acquire(_context: Any, address: Any) -> Any:
     """The int64 at an address."""
 

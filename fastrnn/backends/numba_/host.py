@@ -17,6 +17,7 @@ from fastrnn.backends.numba_.atomics import (
     call_kernel,
     exchange_if,
     fetch_add,
+    give_way,
     load_acquire,
     pause,
     store_release,
@@ -92,6 +93,8 @@ def serve(box, looks):  # type: ignore[no-untyped-def]
         elif idle < looks:
             pause()
             idle += 1
+            if idle % bx.LOOKS_PER_WAY == 0:
+                give_way()
         elif exchange_if(here + 8 * STATE, WAITING, ASLEEP):
             break
         else:
@@ -105,19 +108,6 @@ def rouse(box):  # type: ignore[no-untyped-def]
     found = exchange_if(box.ctypes.data + 8 * STATE, ASLEEP, WAKING)
     keep(box)
     return found
-
-
-@compiled
-def awake(box, looks):  # type: ignore[no-untyped-def]
-    """Wait, so many looks at the most, until a box that is being woken is awake; whether it is."""
-    here = box.ctypes.data
-    for _ in range(looks):
-        if load_acquire(here + 8 * STATE) != WAKING:
-            break
-        pause()
-    found = load_acquire(here + 8 * STATE)
-    keep(box)
-    return found in (WAITING, TAKEN)
 
 
 @compiled

@@ -7,6 +7,7 @@ ASLEEP, WAKING, WAITING, TAKEN = range(4)
 JOB, JOB_FRAME, LOW, HIGH, START, STOP, JOB_LIST = range(16, 23)
 DONE = 32  # written by the worker: the number of the last job that is done
 WORDS = 48
+LOOKS_PER_WAY = 256  # after so many looks for a job a worker gives way: the caller may wait for the same processor
 # A list: how many of its calls are taken, how many there are, the address of their frames, the fields of each, and the
 # address of (low, high, start, stop) of each.
 LIST_TAKEN, LIST_COUNT, LIST_FRAMES, LIST_SIZE, LIST_RANGES = range(5)

@@ -29,13 +29,13 @@ from fastrnn.backends.tiled.scan import Scan
 from fastrnn.backends.tiled.sums import Product
 from fastrnn.threads import checkpoint
 
-LOOKS = 10_000  # of a worker that has nothing to do, before it sleeps: some 0.2 to 0.5 ms
-WAKING_LOOKS = 3_000  # of a caller at a worker that it has woken
+LOOKS = 30_000  # of a worker that has nothing to do, before it sleeps: some 0.7 to 1.5 ms
 # For processors that are near one another; times `Distance.factor` where a call meets often.
 WORTH_SHARING = 110_000  # multiply-adds in each thread for which its job is worth being handed over: some 3 us
 WORTH_MEETING = 9_000  # multiply-adds in each thread between two meetings, each of which takes some 0.2 us
 WORTH_MEETING_ROWS = 24_000  # the same where there are rows that could be handed out instead
 WORTH_WAKING = 4_000_000  # multiply-adds of a call for which sleepers are woken: some 100 us
+HEAD = 20_000_000  # multiply-adds of a piece while sleepers wake, less time than one of them looks for a job
 SOON = 0.002  # seconds within which calls come one upon the other
 FARTHER = 0.45  # how much more a call has to be worth, once, for every time that processors are farther apart
 STRIKES, FORGIVEN = 3.0, 0.1  # so many calls with a thread that had no processor; what a good call makes up for
@@ -115,22 +115,29 @@ class Crew:
                 self._boxes = np.array([address(worker.box) for worker in self._workers], np.int64)
         return self._boxes
 
-    def wake(self, count: int, work: float) -> None:
-        """Wake sleepers, for this call if it is long, for the next one if calls come one upon the other."""
+    def wake(self, count: int, work: float) -> bool:
+        """Wake sleepers, for this call if it is long, for the next one if calls come one upon the other; whether any.
+
+        They take 0.1 to 1 ms to come: a long call begins without them, and goes on with them in its next piece.
+        """
         now = time.perf_counter()
         long, soon = work > WORTH_WAKING, now - self._last < SOON
         self._last = now
         if long or soon:
             if self._in_vain >= IN_VAIN:  # they come to the caller's own processor, look there for it, and sleep again
                 self._in_vain, self._alone_until = 0, now + PAUSE
-                return
+                return False
             woken = [worker for worker in self._workers[:count] if self.native.rouse(worker.box)]
             self._in_vain += bool(woken)
             for worker in woken:
                 worker.calls.put(None)
-            if long:
-                for worker in self._workers[:count]:
-                    self.native.awake(worker.box, WAKING_LOOKS)
+            return bool(woken)
+        return False
+
+    def seen(self, members: int) -> None:
+        """So many have taken part in a call."""
+        if members > 1:
+            self._in_vain = 0
 
     def learn(self, members: int, calls: int = 1) -> int:
         """From what a team has returned: how many they were. Where processors are missing, calls go on alone.
@@ -139,8 +146,8 @@ class Crew:
         """
         if members > 0:
             self._strikes = max(0.0, self._strikes - FORGIVEN)
+            self.seen(members)
             if members > 1 and self._workers:
-                self._in_vain = 0
                 self.distance.shared(self._workers[0].box, calls)
             return members
         self._strikes += 1.0
@@ -190,8 +197,8 @@ class Crew:
         counters = aligned((members, f.COUNTER_BYTES // 8), INT64)
         frames[:, f.COUNTERS] = address(counters)
         boxes = self.boxes(members - 1)
-        self.wake(members - 1, scan.work)
-        for start, stop in scan.times(batch):
+        first = _head([scan]) if self.wake(members - 1, scan.work) else 0
+        for start, stop in scan.times(batch, first):
             self.learn(self.native.run_as_team(boxes, frames, 0, batch, start, stop), abs(stop - start))
             checkpoint()
         del held, counters
@@ -207,10 +214,10 @@ class Crew:
         ranges[:, :2] = ends * len(scans)
         work = sum(scan.work for scan in scans)
         boxes = self.boxes(members - 1)
-        self.wake(members - 1, work)
-        for start, stop in scans[0].times(tallest):
+        first = _head(scans) if self.wake(members - 1, work) else 0
+        for start, stop in scans[0].times(tallest, first):
             ranges[:, 2:] = start, stop
-            self.native.run_list(boxes, frames, ranges, members)
+            self.seen(self.native.run_list(boxes, frames, ranges, members))
             checkpoint()
         del made
 
@@ -232,10 +239,16 @@ class Crew:
         for group in _groups(products, members * PIECE):
             frames = np.stack([product.frame for product in group])
             ranges = np.array([product.range for product in group], np.int64)
-            self.native.run_list(boxes, frames, ranges, members)
+            self.seen(self.native.run_list(boxes, frames, ranges, members))
             for product in group:
                 product.finish()
             checkpoint()
+
+
+def _head(scans: Sequence[Scan]) -> int:
+    """Steps of the pieces that a call begins with while workers wake."""
+    work = sum(scan.work for scan in scans)
+    return max(1, int(HEAD / max(work, 1) * scans[0].rows.longest))
 
 
 def _groups(products: Sequence[Product], most: float) -> list[list[Product]]:

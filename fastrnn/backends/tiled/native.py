@@ -88,9 +88,6 @@ class Native(Protocol):
     def rouse(self, box: Array) -> bool:
         """Whether a box was asleep; then the caller has to wake its worker."""
 
-    def awake(self, box: Array, looks: int) -> bool:
-        """Wait, for so many looks at the most, until a worker that is being woken is awake."""
-
     def volley(self, box: Array, rounds: int) -> bool:
         """Hand the worker of a box a job without work, so many times one after the other; False if it does not wait."""
 

@@ -14,6 +14,7 @@ from fastrnn.backends.tiled.pack import TiledPack, borrowed
 from fastrnn.threads import checkpoint
 
 BYTE = np.dtype(np.uint8)
+HEADS = 8  # short pieces of time in which workers may come that are being woken
 
 
 class Scan:
@@ -41,12 +42,21 @@ class Scan:
         """Multiply-adds of the whole scan, about."""
         return self.rows.total * self.row_work
 
-    def times(self, rows: int) -> Iterator[tuple[int, int]]:
-        """(start, stop) of pieces of time after which a checkpoint comes soon, with so many rows at once."""
-        steps, longest = max(1, self.most // max(rows, 1)), self.rows.longest
-        for done in range(0, max(longest, 1), steps):
-            ends = done, min(done + steps, longest)
-            yield (longest - ends[0], longest - ends[1]) if self.backward else ends
+    def times(self, rows: int, first: int = 0) -> Iterator[tuple[int, int]]:
+        """(start, stop) of pieces of time after which a checkpoint comes soon, with so many rows at once.
+
+        With ``first``, the first `HEADS` of them have so many steps at most.
+        """
+        most, longest = max(1, self.most // max(rows, 1)), self.rows.longest
+        heads = HEADS if first else 0
+        start = 0
+        while True:
+            heads -= 1
+            stop = min(start + (min(first, most) if heads >= 0 else most), longest)
+            yield (longest - start, longest - stop) if self.backward else (start, stop)
+            if stop == longest:
+                break
+            start = stop
 
     def copies(self, count: int, rows: int, members: int = 1) -> tuple[Array, Any]:
         """(frames, what they need): frames of their own for ``count`` runs of at most ``rows`` rows each.

@@ -57,6 +57,11 @@ class NumpyContender(_Backend):
     name: ClassVar[str] = "numpy"
     title: ClassVar[str] = "NumPy"
 
+    def environment(self, threads: int) -> dict[str, str]:
+        # OpenBLAS's threads look for work for 2^28 clocks, a tenth of a second in which whoever has the next turn would
+        # have a processor less. After 2^22, some 2 ms, they sleep: far longer than from one product to the next.
+        return {"OPENBLAS_THREAD_TIMEOUT": "22"}
+
     def variants(self, work: Workload, threads: int) -> Variants:
         found = super().variants(work, threads)
         if plain_numpy.supports(work):
