@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastrnn.reuse import buffer
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -34,8 +36,10 @@ def array(name: str, value: object, dtype: np.dtype[Any], copy: bool = False) ->
     if type(value) is not np.ndarray or value.dtype is not dtype:
         value = _numbers(name, value)
     if copy or value.dtype != dtype:  # another byte order is another dtype, too
+        found = buffer(value.size * dtype.itemsize).view(dtype).reshape(value.shape)
         with np.errstate(all="ignore"):  # what is beyond float32 is infinite, as IEEE 754 has it
-            return np.array(value, dtype, order="C")
+            found[...] = value
+        return found
     flags = value.flags
     if flags.c_contiguous and flags.aligned:
         return value

@@ -10,10 +10,12 @@ All steps are single operations of a dict, and need no lock: a buffer may come b
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastrnn.checks import Array
+if TYPE_CHECKING:
+    from fastrnn.checks import Array
 
 LEAST = 1 << 16  # bytes from which on a buffer is worth keeping
 MOST = 1 << 27  # bytes that are kept

@@ -430,9 +430,12 @@ cdef void call_from_list(int64_t here) noexcept nogil:
 
 
 cdef void attend(int64_t here, int64_t looks) noexcept nogil:
-    """Do the jobs that are posted in a box, until none has come for so many looks; then the box is asleep."""
+    """Do the jobs that are posted in a box, until none has come for so many looks; then the box is asleep.
+
+    The first one is waited for four times as long: who has woken this worker may have to end a piece of work before.
+    """
     cdef const int64_t *box = words(here)
-    cdef int64_t job, seen = load_acquire(here + 8 * B_JOB), idle = 0
+    cdef int64_t job, seen = load_acquire(here + 8 * B_JOB), idle = -3 * looks
     store_release(here + 8 * B_STATE, B_WAITING)
     while True:
         job = load_acquire(here + 8 * B_JOB)

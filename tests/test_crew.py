@@ -254,7 +254,6 @@ def test_a_long_call_wakes_the_workers_it_needs(name: str) -> None:
             with share_everything(), fastrnn.threads(2):
                 assert_same_bits(layer(x)[0], alone, "together")
     assert (seen[0], seen[-1]) == (1, 2)
-    assert seen == sorted(seen)
 
 
 @every_compiled

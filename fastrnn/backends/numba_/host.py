@@ -75,10 +75,13 @@ def call_from_list(here):  # type: ignore[no-untyped-def]
 
 @compiled
 def serve(box, looks):  # type: ignore[no-untyped-def]
-    """Do the jobs that are posted in a box, until none has come for so many looks; then the box is asleep."""
+    """Do the jobs that are posted in a box, until none has come for so many looks; then the box is asleep.
+
+    The first one is waited for four times as long: who has woken this worker may have to end a piece of work before.
+    """
     here = box.ctypes.data
     seen = load_acquire(here + 8 * JOB)
-    idle = 0
+    idle = -3 * looks
     store_release(here + 8 * STATE, WAITING)
     while True:
         job = load_acquire(here + 8 * JOB)

@@ -199,7 +199,9 @@ class Crew:
         boxes = self.boxes(members - 1)
         first = _head([scan]) if self.wake(members - 1, scan.work) else 0
         for start, stop in scan.times(batch, first):
-            self.learn(self.native.run_as_team(boxes, frames, 0, batch, start, stop), abs(stop - start))
+            joined = self.learn(self.native.run_as_team(boxes, frames, 0, batch, start, stop), abs(stop - start))
+            if joined < members:
+                self.wake(members - 1, scan.work)
             checkpoint()
         del held, counters
 
@@ -217,7 +219,10 @@ class Crew:
         first = _head(scans) if self.wake(members - 1, work) else 0
         for start, stop in scans[0].times(tallest, first):
             ranges[:, 2:] = start, stop
-            self.seen(self.native.run_list(boxes, frames, ranges, members))
+            joined = self.native.run_list(boxes, frames, ranges, members)
+            self.seen(joined)
+            if joined < members:
+                self.wake(members - 1, work)
             checkpoint()
         del made
 
