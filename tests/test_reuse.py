@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,3 +110,25 @@ def test_a_tape_keeps_its_buffers(backend: str, rng: np.random.Generator) -> Non
     assert_same_bits(found.x, expected.x, "dx")
     for name, value in expected.parameters.items():
         assert_same_bits(found.parameters[name], value, name)
+
+
+@pytest.mark.parametrize("lengths", [None, [40, 3, 0, 17]])
+def test_what_is_not_cleared_is_written(
+    backend: str, lengths: list[int] | None, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fresh memory may hold anything: here NaN. Past a row's end the gradient of x is zero."""
+    layer = fastrnn.GRU(5, 7, num_layers=2, backend=backend)
+    x, real = rng.normal(size=(40, 4, 5)).astype(np.float32), np.empty
+
+    def poisoned(*given: Any, **named: Any) -> np.ndarray:
+        made = real(*given, **named)
+        if made.dtype.kind == "f":
+            made.fill(np.nan)
+        return made
+
+    monkeypatch.setattr(np, "empty", poisoned)
+    y, _, tape = layer.record(x, lengths=lengths)
+    dx = layer.backward(tape, np.ones_like(y)).x
+    assert np.isfinite(dx).all()
+    for row, length in enumerate(lengths or ()):
+        assert not dx[length:, row].any()

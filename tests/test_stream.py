@@ -275,7 +275,8 @@ def test_a_cut_step_into_its_own_input(backend: str, x: np.ndarray, monkeypatch:
     monkeypatch.setattr(pack, "PIECE", 1)
     layer = fastrnn.RNN(I, I, backend=backend)
     expected = layer.stream(B).step(x[0])
-    for shift in (0, 1):  # the rows that are written are those that are read, or the ones before
+    for source, target in ((0, 0), (1, 0), (0, 1)):  # the rows that are written are those read, or the ones beside
         memory = np.zeros((B + 1, I), np.float32)
-        memory[shift : shift + B] = x[0]
-        assert_same(layer, layer.stream(B).step(memory[shift : shift + B], out=memory[:B]), expected)
+        memory[source : source + B] = x[0]
+        got = layer.stream(B).step(memory[source : source + B], out=memory[target : target + B])
+        assert_same(layer, got, expected)
