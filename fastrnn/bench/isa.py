@@ -10,7 +10,7 @@ import platform
 import numpy as np
 
 NAMES = ("avx2", "baseline") if platform.machine().lower() in ("x86_64", "amd64") else ()
-# The features that the processor has beside its name's count, too, for Numba, unless others are given.
+# By instruction set and contender. Numba adds the processor's own features to a name that comes without any.
 _VARIABLES: dict[str, dict[str, dict[str, str]]] = {
     "avx2": {
         "numba": {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma"},
