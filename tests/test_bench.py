@@ -317,8 +317,8 @@ def test_a_run_can_be_kept_to_an_instruction_set(name: str) -> None:
     program = (
         "import numpy as np; from fastrnn.backends.cython_ import instruction_set; "
         "from fastrnn.backends.numba_.target import target; "
-        "found = np.show_config(mode='dicts')['SIMD Extensions'].get('found', []); "
-        "print(*target(), instruction_set(), any('512' in name or name == 'X86_V4' for name in found))"
+        "from fastrnn.bench.isa import numpy_features; "
+        "print(*target(), instruction_set(), any('512' in name or name == 'X86_V4' for name in numpy_features()))"
     )
     variables = dict(os.environ)
     for contender_name in ("numba", "cython", "numpy"):

@@ -6,6 +6,7 @@ Each library has a variable of its own for that. Those that have none (ONNX Runt
 from __future__ import annotations
 
 import platform
+from typing import Any
 
 import numpy as np
 
@@ -37,13 +38,13 @@ def variables(isa: str, contender: str) -> dict[str, str] | None:
     """What a contender's process starts with to keep to an instruction set; None if it cannot be kept to it."""
     found = _VARIABLES[isa].get(contender)
     if contender == "numpy" and found is not None:
-        wider = [name for name in _numpy_features() if isa == "baseline" or "AVX512" in name or name == "X86_V4"]
+        wider = [name for name in numpy_features() if isa == "baseline" or "AVX512" in name or name == "X86_V4"]
         return {**found, "NPY_DISABLE_CPU_FEATURES": " ".join(wider)}
     return found
 
 
-def _numpy_features() -> list[str]:
+def numpy_features() -> list[str]:
     """What NumPy's own loops use here beyond what every processor has."""
-    configuration = np.show_config(mode="dicts")
-    found: list[str] = (configuration or {}).get("SIMD Extensions", {}).get("found", [])
-    return found
+    library: Any = np
+    umath = (library._core if library.__version__ >= "2" else library.core)._multiarray_umath
+    return [name for name in umath.__cpu_dispatch__ if umath.__cpu_features__[name]]
