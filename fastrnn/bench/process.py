@@ -26,10 +26,8 @@ class WorkerError(RuntimeError):
 def environment(name: str, threads: int, isa: str | None = None) -> dict[str, str]:
     """What a contender's process starts with, kept to an instruction set if one is given."""
     kept = {key: value for key, value in os.environ.items() if key not in CLEARED}
-    found = {**kept, **dict.fromkeys(THREADS, str(threads)), **contender(name).environment(threads)}
-    for key, value in ((isa and instruction_sets.variables(isa, name)) or {}).items():
-        found[key] = f"{found[key]} {value}" if key == "XLA_FLAGS" and key in found else value
-    return found
+    limits = (isa and instruction_sets.variables(isa, name)) or {}
+    return {**kept, **dict.fromkeys(THREADS, str(threads)), **contender(name).environment(threads), **limits}
 
 
 class Process:

@@ -44,7 +44,7 @@ def emit_outer(emit: Emitter, operands: Operands) -> None:
     start = emit.whole(0)
     vectors_in_row = emit.quotient(emit.sum(operands.width, emit.whole(emit.lanes - 1)), emit.whole(emit.lanes))
     end = emit.times(vectors_in_row, emit.lanes)
-    for vectors in WIDTHS:
+    for vectors in _widths(emit.target):
         copy = _copy(emit, vectors)
         tiles = {height: _tile(emit, vectors, height) for height in _heights(emit.target, vectors)}
         with emit.loop(start, end, vectors * emit.lanes, []) as (column, _, past):
@@ -55,6 +55,11 @@ def emit_outer(emit: Emitter, operands: Operands) -> None:
                     tile(*operands, first, column)
                 row = after[-1]
         start = past[-1]
+
+
+def _widths(target: Target) -> tuple[int, ...]:
+    """Those for a machine: of 12 sums in 16 registers, two vectors by six rows need fewer than four by three."""
+    return WIDTHS[1:] if target.registers == 16 and target.fma else WIDTHS
 
 
 def _heights(target: Target, vectors: int) -> tuple[int, ...]:

@@ -21,8 +21,9 @@ class Target(NamedTuple):
     def heights(self, vectors: int) -> tuple[int, ...]:
         """How many rows a tile of so many vectors a row takes at once: the tallest first, then down to one.
 
-        With 32 registers 24 of them accumulate, with 16 registers 9: more than that spills (measured).
+        With 32 registers 24 of them accumulate, with 16 registers 12, which leaves room for 3 rows' values and one of
+        the weights; 9 where products need a register before they are added. More than that spills (measured).
         """
-        room = (24 if self.registers == 32 else 9) // vectors
-        tallest = max(1, min(room, 8))
+        room = 24 if self.registers == 32 else 12 if self.fma else 9
+        tallest = max(1, min(room // vectors, 8))
         return (tallest, *(h for h in (4, 2, 1) if h < tallest))

@@ -236,9 +236,20 @@ def _multiply(emit: Emitter, factors: _Factors, index: Any, values: list[Any], u
     """``unroll`` steps of the k loop: every sum of every row, in the order [row][vector of units][sum]."""
     sums, vectors = factors.sums, factors.vectors
     step, values = sums * vectors, list(values)
+    places = [(panel, s * vectors + v) for panel in factors.panels for v in range(vectors) for s in range(sums)]
+    # Fewer than 32 registers hold the sums and either the weights or the rows' values: what there is less of.
+    by_weight = emit.target.registers < 32 and len(factors.rows) < len(places)
     for j in range(unroll):
         k = emit.sum(index, emit.whole(j))
         first = emit.times(k, step)
+        if by_weight:
+            rows = [emit.value(row, k) for row in factors.rows]
+            for v, (panel, place) in enumerate(places):
+                weight = emit.vector(panel, emit.sum(first, emit.whole(place)))
+                for m, value in enumerate(rows):
+                    at = m * len(places) + v
+                    values[at] = emit.fma(value, weight, values[at])
+            continue
         weights = []
         for panel in factors.panels:
             loaded = [emit.vector(panel, emit.sum(first, emit.whole(v))) for v in range(step)]
