@@ -1,8 +1,8 @@
 /* Vectors of S values: the operations that the generated kernels are written in (see fastrnn/backends/tiled/emitter.py).
 
    FASTRNN_BITS, 32 or 64, is the element type; FASTRNN_AVX512, FASTRNN_AVX2 or FASTRNN_NEON the instruction set. Without
-   one vectors have 16 bytes: SSE2 on x86, and elsewhere whatever the compiler makes of its own vector types; so it does
-   everywhere with FASTRNN_NO_INTRINSICS, by which that form is tested.
+   one vectors have 16 bytes: SSE2 on x86, and elsewhere whatever the compiler makes of its own vector types, or of loops
+   where it has none; FASTRNN_NO_INTRINSICS and with it FASTRNN_NO_VECTORS are for testing those forms.
 
    A fused multiply-add is one where it is written and nowhere else; compile without contraction. */
 
@@ -224,7 +224,7 @@ static INLINE V v_min(V a, V b) { return v_select_gt(b, a, a, b); } /* as on x86
 static INLINE V v_max(V a, V b) { return v_select_gt(a, b, a, b); }
 static INLINE V v_shifted(V a, int count) { return FROM_BITS(BITS(shlq)(TO_BITS(a), BITS(dupq_n)(count))); }
 
-#elif defined(__GNUC__) || defined(__clang__) /* the compiler's own vectors */
+#elif (defined(__GNUC__) || defined(__clang__)) && !defined(FASTRNN_NO_VECTORS) /* the compiler's own vectors */
 
 #define FIRST_BY_ONE
 #define LANES (16 / (int64_t)sizeof(S))
@@ -277,8 +277,50 @@ static INLINE V v_load_aligned(const S *at) { return v_load(at); }
 
 static INLINE void v_store(S *at, V a) { memcpy(at, &a, sizeof a); }
 
+#else /* plain loops, for compilers without vectors; FASTRNN_NO_VECTORS tests them */
+
+#define FIRST_BY_ONE
+#define LANES (16 / (int64_t)sizeof(S))
+
+typedef struct {
+    S of[16 / sizeof(S)];
+} V;
+
+#define LANE_BY_LANE(expression)                                                                                       \
+    V result;                                                                                                          \
+    for (int k = 0; k < LANES; k++)                                                                                    \
+        result.of[k] = (expression);                                                                                   \
+    return result
+
+static INLINE S lane_shifted(S a, int count)
+{
+    I bits;
+    memcpy(&bits, &a, sizeof bits);
+#if FASTRNN_BITS == 32
+    bits = (I)((uint32_t)bits << count);
 #else
-#error "the compiler has no vectors"
+    bits = (I)((uint64_t)bits << count);
+#endif
+    memcpy(&a, &bits, sizeof a);
+    return a;
+}
+
+static INLINE V v_splat(S a) { LANE_BY_LANE(a); }
+static INLINE V v_load(const S *at) { LANE_BY_LANE(at[k]); }
+static INLINE V v_load_aligned(const S *at) { return v_load(at); }
+static INLINE void v_store(S *at, V a) { memcpy(at, &a, sizeof a); }
+static INLINE V v_add(V a, V b) { LANE_BY_LANE(a.of[k] + b.of[k]); }
+static INLINE V v_sub(V a, V b) { LANE_BY_LANE(a.of[k] - b.of[k]); }
+static INLINE V v_mul(V a, V b) { LANE_BY_LANE(a.of[k] * b.of[k]); }
+static INLINE V v_div(V a, V b) { LANE_BY_LANE(a.of[k] / b.of[k]); }
+static INLINE V v_neg(V a) { LANE_BY_LANE(-a.of[k]); }
+static INLINE V v_abs(V a) { LANE_BY_LANE((S)fabs((double)a.of[k])); }
+static INLINE V v_select_gt(V a, V b, V u, V v) { LANE_BY_LANE(a.of[k] > b.of[k] ? u.of[k] : v.of[k]); }
+static INLINE V v_select_nan(V a, V u, V v) { LANE_BY_LANE(a.of[k] == a.of[k] ? v.of[k] : u.of[k]); }
+static INLINE V v_min(V a, V b) { LANE_BY_LANE(a.of[k] < b.of[k] ? a.of[k] : b.of[k]); }
+static INLINE V v_max(V a, V b) { LANE_BY_LANE(a.of[k] > b.of[k] ? a.of[k] : b.of[k]); }
+static INLINE V v_shifted(V a, int count) { LANE_BY_LANE(lane_shifted(a.of[k], count)); }
+
 #endif
 
 #if defined(FIRST_BY_ONE)
