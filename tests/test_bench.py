@@ -315,7 +315,7 @@ def test_wrong_outputs_and_failures_are_reported_and_not_timed() -> None:
 @pytest.mark.parametrize("name", isa.NAMES)
 def test_a_run_can_be_kept_to_an_instruction_set(name: str) -> None:
     program = (
-        "import numpy as np; from fastrnn.backends.cython_ import instruction_set; "
+        "from fastrnn.backends.cython_ import instruction_set; "
         "from fastrnn.backends.numba_.target import target; "
         "from fastrnn.bench.isa import numpy_features; "
         "print(*target(), instruction_set(), any('512' in name or name == 'X86_V4' for name in numpy_features()))"

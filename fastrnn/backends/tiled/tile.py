@@ -233,30 +233,43 @@ def _chain(emit: Emitter, factors: _Factors, start: Any, stop: Any, values: list
 
 
 def _multiply(emit: Emitter, factors: _Factors, index: Any, values: list[Any], unroll: int) -> list[Any]:
-    """``unroll`` steps of the k loop: every sum of every row, in the order [row][vector of units][sum]."""
-    sums, vectors = factors.sums, factors.vectors
-    step, values = sums * vectors, list(values)
-    places = [(panel, s * vectors + v) for panel in factors.panels for v in range(vectors) for s in range(sums)]
-    # Fewer than 32 registers hold the sums and either the weights or the rows' values: what there is less of.
-    by_weight = emit.target.registers < 32 and len(factors.rows) < len(places)
+    """``unroll`` steps of the k loop: every sum of every row, in the order [row][vector of units][sum].
+
+    Beside the sums, 32 registers hold all weights of a step; fewer hold the weights or the rows, what there is less of.
+    """
+    width = factors.sums * factors.vectors * len(factors.panels)
+    few = emit.target.registers < 32 and len(factors.rows) < width
+    multiply = _weight_by_weight if few else _row_by_row
     for j in range(unroll):
-        k = emit.sum(index, emit.whole(j))
-        first = emit.times(k, step)
-        if by_weight:
-            rows = [emit.value(row, k) for row in factors.rows]
-            for v, (panel, place) in enumerate(places):
-                weight = emit.vector(panel, emit.sum(first, emit.whole(place)))
-                for m, value in enumerate(rows):
-                    at = m * len(places) + v
-                    values[at] = emit.fma(value, weight, values[at])
-            continue
-        weights = []
-        for panel in factors.panels:
-            loaded = [emit.vector(panel, emit.sum(first, emit.whole(v))) for v in range(step)]
-            weights += [loaded[s * vectors + v] for v in range(vectors) for s in range(sums)]
-        for m, row in enumerate(factors.rows):
-            value = emit.value(row, k)
-            for v, weight in enumerate(weights):
-                at = m * len(weights) + v
-                values[at] = emit.fma(value, weight, values[at])
+        values = multiply(emit, factors, emit.sum(index, emit.whole(j)), list(values))
+    return values
+
+
+def _row_by_row(emit: Emitter, factors: _Factors, k: Any, values: list[Any]) -> list[Any]:
+    """One step, for which all weights are read first."""
+    sums, vectors = factors.sums, factors.vectors
+    first = emit.times(k, sums * vectors)
+    weights = []
+    for panel in factors.panels:
+        loaded = [emit.vector(panel, emit.sum(first, emit.whole(v))) for v in range(sums * vectors)]
+        weights += [loaded[s * vectors + v] for v in range(vectors) for s in range(sums)]
+    for m, row in enumerate(factors.rows):
+        value = emit.value(row, k)
+        for v, weight in enumerate(weights):
+            at = m * len(weights) + v
+            values[at] = emit.fma(value, weight, values[at])
+    return values
+
+
+def _weight_by_weight(emit: Emitter, factors: _Factors, k: Any, values: list[Any]) -> list[Any]:
+    """One step, for which all rows' values are read first."""
+    sums, vectors = factors.sums, factors.vectors
+    first = emit.times(k, sums * vectors)
+    places = [(panel, s * vectors + v) for panel in factors.panels for v in range(vectors) for s in range(sums)]
+    rows = [emit.value(row, k) for row in factors.rows]
+    for v, (panel, place) in enumerate(places):
+        weight = emit.vector(panel, emit.sum(first, emit.whole(place)))
+        for m, value in enumerate(rows):
+            at = m * len(places) + v
+            values[at] = emit.fma(value, weight, values[at])
     return values
