@@ -24,8 +24,8 @@ lint: $(VENV)/.lint
 	$(BIN)/mypy
 
 # The extension's tests under AddressSanitizer and UndefinedBehaviorSanitizer, with the instruction sets that are named;
-# "vectors" is the baseline in the compiler's own vector types, as on processors of other kinds.
-SANITIZE ?= avx2,baseline,vectors
+# "vectors" is the baseline in the compiler's own vector types, as on processors of other kinds, "loops" without any.
+SANITIZE ?= avx2,baseline,vectors,loops
 sanitize: $(VENV)/.sanitize
 	$(BIN)/python tests/sanitize.py build/sanitize $(SANITIZE)
 

@@ -95,12 +95,15 @@ class Build(build_ext):
         return os.environ["ARCHFLAGS"].split()[-1] if self._universal() else self.plat_name
 
     def _folder(self) -> Path:
-        """Where generated files and objects go. Editable installations keep theirs, since they are made often."""
-        if not getattr(self, "editable_mode", False):
-            return Path(self.build_temp).absolute() / "fastrnn_ext"
+        """Where generated files and objects go: a folder for each compiler and its options, whose objects stay good.
+
+        Editable installations keep theirs, since they are made often.
+        """
         options = repr([os.environ.get(name) for name in ("CC", "CFLAGS", "ARCHFLAGS", EXTRA)])
         key = hashlib.sha256(options.encode()).hexdigest()[:8]
-        return ROOT.absolute() / "build" / f"editable-{sys.implementation.cache_tag}-{key}"
+        if getattr(self, "editable_mode", False):
+            return ROOT.absolute() / "build" / f"editable-{sys.implementation.cache_tag}-{key}"
+        return Path(self.build_temp).absolute() / f"fastrnn_ext-{key}"
 
     def _compile(self, folder: Path, path: Path, options: list[str]) -> list[str]:
         """Compile one file, unless it has been since it and the headers were written."""
