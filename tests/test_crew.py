@@ -317,6 +317,27 @@ def test_fork_with_a_crew_at_work(name: str) -> None:
 
 
 @every_compiled
+def test_workers_ask_for_no_kernel(name: str) -> None:
+    """Who does may hold the lock of Numba's compiler, which is never free in a child that is forked just then."""
+    native, asked = native_of(name), []
+
+    class Listening:
+        def __getattr__(self, kernel: str) -> Any:
+            asked.append((kernel, threading.current_thread() is threading.main_thread()))
+            return getattr(native, kernel)
+
+    crew = Crew(Listening())  # type: ignore[arg-type]
+    crew.boxes(1)
+    assert crew.wake(1, 10.0 * crews.WORTH_WAKING)
+    box, end = crew._workers[0].box, time.monotonic() + 60
+    while box[bx.STATE] == bx.WAKING and time.monotonic() < end:
+        time.sleep(0.001)
+    assert box[bx.STATE] != bx.WAKING
+    assert ("serve", True) in asked
+    assert all(by_caller for _, by_caller in asked)
+
+
+@every_compiled
 def test_the_process_ends_while_a_crew_is_awake(name: str) -> None:
     done = script(f"""
         import numpy as np, fastrnn

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from queue import SimpleQueue
 from weakref import WeakSet
@@ -57,21 +57,25 @@ def processors() -> int:
 
 
 class _Worker:
-    """A thread, its box, and the queue at which it sleeps."""
+    """A thread, its box, and the queue at which it sleeps.
+
+    The caller, not the thread, asks for what the thread runs: to get it may take Numba's lock of its compiler, which a
+    child would wait for in vain if another thread held it at a fork.
+    """
 
     def __init__(self, native: Native, number: int) -> None:
         self.box = aligned((bx.WORDS,), INT64)
         self.box[...] = 0
         self.calls: SimpleQueue[None] = SimpleQueue()
         threading.Thread(
-            target=_attend, args=(native, self.box, self.calls), name=f"fastrnn-crew-{number}", daemon=True
+            target=_attend, args=(native.serve, self.box, self.calls), name=f"fastrnn-crew-{number}", daemon=True
         ).start()
 
 
-def _attend(native: Native, box: Array, calls: SimpleQueue[None]) -> None:
+def _attend(serve: Callable[[Array, int], None], box: Array, calls: SimpleQueue[None]) -> None:
     while True:
         calls.get()
-        native.serve(box, LOOKS)
+        serve(box, LOOKS)
 
 
 class Crew:
