@@ -323,6 +323,13 @@ static INLINE V v_shifted(V a, int count) { LANE_BY_LANE(lane_shifted(a.of[k], c
 
 #endif
 
+/* The first place in some memory where a vector may begin. */
+static INLINE int64_t aligned(const S *memory)
+{
+    const int64_t size = LANES * (int64_t)sizeof(S);
+    return ((int64_t)(intptr_t)memory + size - 1) / size * size;
+}
+
 #if defined(FIRST_BY_ONE)
 
 static INLINE V v_load_first(const S *at, int64_t count)

@@ -27,6 +27,17 @@ def _constant(kind: Any, values: Any) -> Any:
     return ir.Constant(kind, values if values is ir.Undefined else list(values))
 
 
+def _written_out(module: Any) -> Any:
+    """What tells LLVM that a loop is written out as far as it should be.
+
+    LLVM would double the loop over k, and keep an address for each row and place in it: more than there are registers.
+    """
+    never = module.add_metadata([ir.MetaDataString(module, "llvm.loop.unroll.disable")])
+    loop = ir.MDValue(module, [never], str(len(module.metadata)))
+    loop.operands = (loop, never)  # naming itself is what makes it this loop's own
+    return loop
+
+
 class Emitter(emitter.Emitter):
     """Instructions for one element type at the end of one builder."""
 
@@ -107,7 +118,7 @@ class Emitter(emitter.Emitter):
         for phi, value in zip(values, following, strict=True):
             phi.add_incoming(value, b.block)
         index.add_incoming(b.add(index, self.whole(step)), b.block)
-        b.branch(head)
+        b.branch(head).set_metadata("llvm.loop", _written_out(b.module))
         b.position_at_end(after)
         following[:] = [*values, index]
 
@@ -138,6 +149,12 @@ class Emitter(emitter.Emitter):
 
     def store(self, address: Any, value: Any) -> None:
         self.builder.store(value, self._pointer(address, self.vector_type), align=self.size)
+
+    def room(self, count: int) -> Any:
+        with self.builder.goto_entry_block():
+            place = self.builder.alloca(ir.ArrayType(self.vector_type, count))
+            place.align = self.lanes * self.size
+            return self.builder.ptrtoint(place, I64)
 
     def values(self, address: Any) -> Any:
         return self._pointer(address, self.scalar)

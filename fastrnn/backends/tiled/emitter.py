@@ -126,6 +126,10 @@ class Emitter(ABC):
         """The first ``count`` lanes; nothing beyond them is written."""
 
     @abstractmethod
+    def room(self, count: int) -> Any:
+        """The address of memory of the function's own for so many vectors, aligned and not initialised."""
+
+    @abstractmethod
     def values(self, address: Any) -> Any:
         """The values from an address on, for `value`."""
 

@@ -99,7 +99,7 @@ class Program:
     def _stage(self, stage: Stage, pads: tuple[int, int], with_dy: bool = False) -> TileStage:
         products = tuple(self._product(p, pads) for p in stage.products)
         vectors = vectors_of(sum(p.sums for p in products))
-        return TileStage(products, vectors, WIDTHS[stage.width], _Epilogue(self, stage, pads, with_dy))
+        return TileStage(products, vectors, WIDTHS[stage.width], _Epilogue(self, stage, pads, with_dy), long=True)
 
     def _input_stage(self) -> TileStage:
         """All input products as one flat product: ``projected_input = bias + x weights``."""

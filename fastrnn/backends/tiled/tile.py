@@ -8,14 +8,13 @@ follow while they are in registers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from fastrnn.backends.tiled import frame as f
+from fastrnn.backends.tiled.chains import Factors, InMemory, InRegisters, add_up
 from fastrnn.backends.tiled.emitter import FLAG, WHOLE, Emitter
-
-UNROLL = 4  # steps of the k loop written out
-CHAIN = 64  # multiply-adds after one another in one sum
 
 
 class Rows(NamedTuple):
@@ -49,13 +48,15 @@ class TileStage(NamedTuple):
     """A stage as the tile sees it.
 
     ``vectors`` units' vectors a block; ``width`` the field of the number of units; ``epilogue`` emits what follows:
-    ``epilogue(emit, view, sums)`` for one row and one vector of units, given the sums of all products.
+    ``epilogue(emit, view, sums)`` for one row and one vector of units, given the sums of all products. ``long`` says
+    that this is a cell's arithmetic, not a mere store.
     """
 
     products: tuple[TileProduct, ...]
     vectors: int
     width: int
     epilogue: Callable[[Emitter, View, list[Any]], None]
+    long: bool = False
 
     @property
     def accumulators(self) -> int:
@@ -145,15 +146,18 @@ def _tile_function(caller: Emitter, stage: TileStage, height: int, span: int) ->
         frame, row, block, with_products = arguments
         views = [View(emit, frame, emit.sum(row, emit.whole(m))) for m in range(height)]
         units = [_unit(emit, stage, block, vector) for vector in range(stage.vectors * span)]
-        sums: list[list[list[Any]]] = [[[] for _ in units] for _ in range(height)]  # [row][vector of units] -> sums
+        in_turn = stage.long and height > 1  # see `InMemory`
+        sums: list[InRegisters] = []
         for product in stage.products:
-            for m, per_row in enumerate(_accumulate(emit, stage, product, views, units, block, span, with_products)):
-                for vector, values in enumerate(per_row):
-                    sums[m][vector].extend(values)
-        for m, view in enumerate(views):
-            for vector, unit in enumerate(units):
-                view.unit = unit
-                stage.epilogue(emit, view, sums[m][vector])
+            count = height * len(units) * product.sums
+            sums.append(InMemory(emit, emit.room(count)) if in_turn else InRegisters(emit))
+            _accumulate(emit, stage, product, views, units, block, with_products, sums[-1])
+        if in_turn:
+            with emit.loop(emit.whole(0), emit.whole(height), 1, []) as (m, _, _end):
+                view = View(emit, frame, emit.sum(row, m))
+                _follow(stage, [view], units, sums, emit.times(m, len(units)))
+        else:
+            _follow(stage, views, units, sums)
 
     return caller.function(f"tile_{height}x{stage.accumulators}x{span}", [WHOLE, WHOLE, WHOLE, FLAG], body)
 
@@ -163,113 +167,52 @@ def _unit(emit: Emitter, stage: TileStage, block: Any, vector: int) -> Any:
     return emit.sum(emit.times(block, stage.vectors * emit.lanes), emit.whole(vector * emit.lanes))
 
 
-def _accumulate(
-    emit: Emitter, stage: TileStage, product: TileProduct, views: list[View], units: list[Any], block: Any, span: int,
-    with_products: Any,
-) -> list[list[list[Any]]]:  # fmt: skip
-    """The k loops of one product; returns [row][vector of units] -> its sums."""
-    vectors, sums = stage.vectors, product.sums
-    depth = views[0].field(product.depth)
-    step = sums * vectors  # vectors of weights for one k and one block
-    count = max(product.several, 1)
-    panel = emit.times(depth, count * step * emit.lanes * emit.size)
-    weights = emit.sum(views[0].field(product.weights), emit.times(block, panel))
-    panels = [emit.sum(weights, emit.times(panel, s)) for s in range(span)]
-    start = []
+def _places(views: list[View], units: list[Any]) -> Iterator[View]:
+    """Each row at each vector of units, in the order of the sums."""
     for view in views:
         for unit in units:
             view.unit = unit
-            start += [emit.const(0.0) if seed is None else emit.load(view.at(seed)) for seed in product.seeds]
-    segments = emit.choose(with_products, emit.whole(count), emit.whole(0))
+            yield view
+
+
+def _follow(stage: TileStage, views: list[View], units: list[Any], sums: list[InRegisters], first: Any = None) -> None:
+    """The epilogue of some rows, written out; ``first`` is the place of the first of them, if that is computed."""
+    for index, view in enumerate(_places(views, units)):
+        values = [held.at(index, product.sums, first) for held, product in zip(sums, stage.products, strict=True)]
+        stage.epilogue(view.emit, view, list(itertools.chain(*values)))
+
+
+def _accumulate(
+    emit: Emitter, stage: TileStage, product: TileProduct, views: list[View], units: list[Any], block: Any,
+    with_products: Any, totals: InRegisters,
+) -> None:  # fmt: skip
+    """The k loops of one product, whose sums come in the order [row][vector of units][sum]."""
+    depth = views[0].field(product.depth)
+    step = product.sums * stage.vectors  # vectors of weights for one k and one block
+    count = max(product.several, 1)
+    size = emit.times(depth, count * step * emit.lanes * emit.size)
+    weights = emit.sum(views[0].field(product.weights), emit.times(block, size))
+    panels = [emit.sum(weights, emit.times(size, s)) for s in range(len(units) // stage.vectors)]
+    start = _start(emit, product, views, units)
     bases = [view.base(product.rows) for view in views]
-    with emit.loop(emit.whole(0), segments, 1, start) as (segment, outer, ends):
-        row_bases = bases
-        if product.several:
+    if product.several:
+        totals.put(start)
+        with totals.loop(emit.whole(0), emit.choose(with_products, emit.whole(count), emit.whole(0)), 1) as segment:
             field = emit.sum(views[0].frame, emit.times(emit.sum(segment, emit.whole(product.segments)), 8))
-            row_bases = [emit.sum(base, emit.read_whole(field)) for base in bases]
-        rows = [emit.values(base) for base in row_bases]
-        at = emit.times(emit.times(segment, depth), step)  # in vectors
-        weights_at = [emit.vectors(p, at) for p in panels]
-        ends += _segment(emit, _Factors(rows, weights_at, sums, vectors), depth, outer, many=count > 1)
-    flat = iter(ends[:-1])
-    return [[[next(flat) for _ in range(sums)] for _ in units] for _ in views]
+            rows = [emit.values(emit.sum(base, emit.read_whole(field))) for base in bases]
+            first = emit.times(emit.times(segment, depth), step)  # in vectors
+            weights_at = [emit.vectors(panel, first) for panel in panels]
+            add_up(emit, Factors(rows, weights_at, product.sums, stage.vectors), depth, totals)
+        return
+    rows, weights_at = [emit.values(base) for base in bases], [emit.vectors(panel) for panel in panels]
+    factors = Factors(rows, weights_at, product.sums, stage.vectors)
+    with totals.only_if(with_products, start) as begin:
+        add_up(emit, factors, depth, totals, begin)
 
 
-class _Factors(NamedTuple):
-    """What a k loop multiplies: the values of each row, the vectors of each block's weights, and the latter's shape."""
-
-    rows: list[Any]
-    panels: list[Any]
-    sums: int
-    vectors: int
-
-
-def _segment(emit: Emitter, factors: _Factors, depth: Any, totals: list[Any], many: bool) -> list[Any]:
-    """Add the products of one segment to the totals, a chain of at most `CHAIN` multiply-adds after the other.
-
-    The first chain of a lone segment goes on from the totals; every other one starts from zero and is added, since in a
-    long chain each addition rounds at the size of the whole sum.
-    """
-    zeros = [emit.const(0.0)] * len(totals)
-    length, zero = emit.whole(CHAIN), emit.whole(0)
-    values = _chain(emit, factors, zero, emit.lesser(depth, length), zeros if many else totals)
-    if many:
-        values = [emit.add(total, value) for total, value in zip(totals, values, strict=True)]
-    with emit.loop(length, emit.sum(depth, emit.whole(CHAIN - 1)), CHAIN, values) as (start, before, following):
-        stop = emit.lesser(depth, emit.sum(start, length))
-        part = _chain(emit, factors, start, stop, zeros)
-        following += [emit.add(total, value) for total, value in zip(before, part, strict=True)]
-    return following[:-1]
-
-
-def _chain(emit: Emitter, factors: _Factors, start: Any, stop: Any, values: list[Any]) -> list[Any]:
-    """One chain of multiply-adds a sum, over k from start to stop."""
-    k = start
-    for unroll in (UNROLL, 1):
-        with emit.loop(k, stop, unroll, values) as (index, inner, following):
-            following += _multiply(emit, factors, index, inner, unroll)
-        values, k = following[:-1], following[-1]
-    return values
-
-
-def _multiply(emit: Emitter, factors: _Factors, index: Any, values: list[Any], unroll: int) -> list[Any]:
-    """``unroll`` steps of the k loop: every sum of every row, in the order [row][vector of units][sum].
-
-    Beside the sums, 32 registers hold all weights of a step; fewer hold the weights or the rows, what there is less of.
-    """
-    width = factors.sums * factors.vectors * len(factors.panels)
-    few = emit.target.registers < 32 and len(factors.rows) < width
-    multiply = _weight_by_weight if few else _row_by_row
-    for j in range(unroll):
-        values = multiply(emit, factors, emit.sum(index, emit.whole(j)), list(values))
-    return values
-
-
-def _row_by_row(emit: Emitter, factors: _Factors, k: Any, values: list[Any]) -> list[Any]:
-    """One step, for which all weights are read first."""
-    sums, vectors = factors.sums, factors.vectors
-    first = emit.times(k, sums * vectors)
-    weights = []
-    for panel in factors.panels:
-        loaded = [emit.vector(panel, emit.sum(first, emit.whole(v))) for v in range(sums * vectors)]
-        weights += [loaded[s * vectors + v] for v in range(vectors) for s in range(sums)]
-    for m, row in enumerate(factors.rows):
-        value = emit.value(row, k)
-        for v, weight in enumerate(weights):
-            at = m * len(weights) + v
-            values[at] = emit.fma(value, weight, values[at])
-    return values
-
-
-def _weight_by_weight(emit: Emitter, factors: _Factors, k: Any, values: list[Any]) -> list[Any]:
-    """One step, for which all rows' values are read first."""
-    sums, vectors = factors.sums, factors.vectors
-    first = emit.times(k, sums * vectors)
-    places = [(panel, s * vectors + v) for panel in factors.panels for v in range(vectors) for s in range(sums)]
-    rows = [emit.value(row, k) for row in factors.rows]
-    for v, (panel, place) in enumerate(places):
-        weight = emit.vector(panel, emit.sum(first, emit.whole(place)))
-        for m, value in enumerate(rows):
-            at = m * len(places) + v
-            values[at] = emit.fma(value, weight, values[at])
-    return values
+def _start(emit: Emitter, product: TileProduct, views: list[View], units: list[Any]) -> list[Any]:
+    """What a product's sums begin with."""
+    start = []
+    for view in _places(views, units):
+        start += [emit.const(0.0) if seed is None else emit.load(view.at(seed)) for seed in product.seeds]
+    return start
