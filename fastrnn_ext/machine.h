@@ -23,6 +23,11 @@
 #if defined(__x86_64__) || defined(_M_X64) || defined(__SSE2__)
 #define FASTRNN_X86
 #include <xmmintrin.h>
+#define PREFETCH(address) _mm_prefetch((const char *)(intptr_t)(address), _MM_HINT_T0)
+#elif defined(__GNUC__)
+#define PREFETCH(address) __builtin_prefetch((const void *)(intptr_t)(address))
+#else
+#define PREFETCH(address) ((void)(address))
 #endif
 
 #if defined(_MSC_VER)

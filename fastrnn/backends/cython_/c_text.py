@@ -159,6 +159,9 @@ class Emitter(emitter.Emitter):
     def store_first(self, address: Any, value: Any, count: Any) -> None:
         self._line(f"v_store_first(VALUES({address}), {value}, {count});")
 
+    def prefetch(self, address: Any) -> None:
+        self._line(f"PREFETCH({address});")
+
     def room(self, count: int) -> str:
         name = self._name("m")
         self._line(f"S {name}[{count + 1} * LANES];")  # one more, to begin where a vector may

@@ -150,6 +150,12 @@ class Emitter(emitter.Emitter):
     def store(self, address: Any, value: Any) -> None:
         self.builder.store(value, self._pointer(address, self.vector_type), align=self.size)
 
+    def prefetch(self, address: Any) -> None:
+        pointer = self._pointer(address, ir.IntType(8))
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
+        to_read, for_long, data = I32(0), I32(3), I32(1)
+        self.builder.call(self._declare("llvm.prefetch.p0", kind), [pointer, to_read, for_long, data])
+
     def room(self, count: int) -> Any:
         with self.builder.goto_entry_block():
             place = self.builder.alloca(ir.ArrayType(self.vector_type, count))

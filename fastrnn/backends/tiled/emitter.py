@@ -126,6 +126,10 @@ class Emitter(ABC):
         """The first ``count`` lanes; nothing beyond them is written."""
 
     @abstractmethod
+    def prefetch(self, address: Any) -> None:
+        """Bring what is at an address into the first cache; it need not be memory of ours."""
+
+    @abstractmethod
     def room(self, count: int) -> Any:
         """The address of memory of the function's own for so many vectors, aligned and not initialised."""
 

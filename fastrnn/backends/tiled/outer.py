@@ -17,6 +17,7 @@ from fastrnn.backends.tiled.target import Target
 WIDTHS = (4, 2, 1)  # vectors of b beside each other: the widest as often as it fits, then the next
 BLOCK = 128  # rows; so many of four vectors fill two thirds of a first cache
 UNROLL = 2
+CACHE_LINE = 64  # bytes
 OPERAND_KINDS = (*[WHOLE] * 10, FLAG)
 
 
@@ -123,10 +124,14 @@ def _tile(caller: Emitter, vectors: int, height: int) -> Callable[..., None]:
 
 
 def _multiply(emit: Emitter, operands: Operands, a: Any, k: Any, values: Any, vectors: int, height: int) -> list[Any]:
-    """One row k: its ``height`` values of a times its vectors of b."""
+    """One row k: its ``height`` values of a times its vectors of b.
+
+    The next tiles read on in the same rows of a, too far from each other for the processor to see that: hence the hint.
+    """
     here = emit.sum(a, emit.times(k, operands.a_stride))
     there = emit.sum(operands.copied, emit.times(k, vectors * emit.lanes * emit.size))
     loaded = [emit.load(emit.sum(there, emit.whole(v * emit.lanes * emit.size))) for v in range(vectors)]
+    emit.prefetch(emit.sum(here, emit.whole(CACHE_LINE)))
     column = emit.values(here)
     products = []
     for m in range(height):
