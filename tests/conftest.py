@@ -12,7 +12,7 @@ from cases import BACKENDS, WITHOUT
 import fastrnn
 
 # Files that cannot even be imported without a package; in others the mark `needs` stands at single tests.
-_FILES = {"sktime": ["test_demo.py"], "onnx": ["test_onnx.py", "test_oracle.py"]}
+_FILES = {"numba": ["test_loops.py"], "sktime": ["test_demo.py"], "onnx": ["test_onnx.py", "test_oracle.py"]}
 collect_ignore = [file for name in WITHOUT for file in _FILES.get(name, [])]
 
 

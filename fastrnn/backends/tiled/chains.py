@@ -5,8 +5,9 @@ A sum is added up in chains of a fixed length: in a long one each addition would
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 from fastrnn.backends.tiled.emitter import Emitter
@@ -24,20 +25,28 @@ class Factors(NamedTuple):
     vectors: int
 
 
-class InRegisters:
-    """Sums that loops carry from round to round."""
+class Sums(ABC):
+    """A tile's sums of one product, in the order [row][vector of units][sum]; a *place* is a row at a vector."""
 
     def __init__(self, emit: Emitter) -> None:
         self.emit = emit
-        self.carried: list[Any] = []
+        self.carried: list[Any] = []  # those that a loop has to carry from round to round
 
+    @abstractmethod
     def put(self, values: list[Any]) -> None:
         """These are the sums."""
-        self.carried = values
 
+    @abstractmethod
     def add(self, values: list[Any]) -> None:
         """Add to each."""
-        self.carried = [self.emit.add(total, value) for total, value in zip(self.carried, values, strict=True)]
+
+    @abstractmethod
+    def only_if(self, flag: Any, start: list[Any]) -> AbstractContextManager[list[Any]]:
+        """What is emitted within runs if the flag is set, and goes on from what it gets; else ``start`` is the sums."""
+
+    @abstractmethod
+    def at(self, place: int, count: int, first: Any) -> list[Any]:
+        """The ``count`` sums of a place, counted from the ``first``, which only sums in memory need."""
 
     @contextmanager
     def loop(self, start: Any, stop: Any, step: int) -> Iterator[Any]:
@@ -47,43 +56,48 @@ class InRegisters:
             following += self.carried
         self.carried = following[:-1]
 
+
+class InRegisters(Sums):
+    """Sums as values that are carried."""
+
+    def put(self, values: list[Any]) -> None:
+        self.carried = values
+
+    def add(self, values: list[Any]) -> None:
+        self.carried = [self.emit.add(total, value) for total, value in zip(self.carried, values, strict=True)]
+
     @contextmanager
     def only_if(self, flag: Any, start: list[Any]) -> Iterator[list[Any]]:
-        """What is emitted within runs if the flag is set, and goes on from ``start``; else the sums are that."""
         self.put(start)
         with self.loop(self.emit.whole(0), self.emit.choose(flag, self.emit.whole(1), self.emit.whole(0)), 1):
             yield self.carried
 
     def at(self, place: int, count: int, first: Any) -> list[Any]:
-        """The sums of a place, of which each has so many; ``first`` is for sums in memory."""
         return self.carried[place * count : (place + 1) * count]
 
 
-class InMemory(InRegisters):
-    """Sums in memory from an address on, for several rows and a long epilogue.
+class InMemory(Sums):
+    """Sums in memory of the function's own, for several rows and a long epilogue.
 
     Loops then have all registers for their own, and the epilogue comes in a loop over the rows, with its constants in
     registers. Written out for all rows it would share these with the sums of all rows, and be several times as much to
     compile. A lone row is faster without.
     """
 
-    def __init__(self, emit: Emitter, address: Any) -> None:
+    def __init__(self, emit: Emitter, count: int) -> None:
         super().__init__(emit)
-        self.address = address
+        self.address = emit.room(count)
 
     def put(self, values: list[Any]) -> None:
-        """These are the sums."""
         for address, value in zip(self._addresses(self.address, len(values)), values, strict=True):
             self.emit.store(address, value)
 
     def add(self, values: list[Any]) -> None:
-        """Add to each."""
         addresses = self._addresses(self.address, len(values))
         self.put([self.emit.add(self.emit.load(at), value) for at, value in zip(addresses, values, strict=True)])
 
     @contextmanager
     def only_if(self, flag: Any, start: list[Any]) -> Iterator[list[Any]]:
-        """See `InRegisters`."""
         with self.emit.either(flag) as (then, otherwise):
             with then:
                 yield start
@@ -91,9 +105,8 @@ class InMemory(InRegisters):
                 self.put(start)
 
     def at(self, place: int, count: int, first: Any) -> list[Any]:
-        """The sums of the place that comes so many places after the ``first``, a number that the kernel computes."""
-        place = self.emit.sum(first, self.emit.whole(place))
-        here = self.emit.sum(self.address, self.emit.times(place, count * self.emit.lanes * self.emit.size))
+        after = self.emit.sum(first, self.emit.whole(place))
+        here = self.emit.sum(self.address, self.emit.times(after, count * self.emit.lanes * self.emit.size))
         return [self.emit.load(address) for address in self._addresses(here, count)]
 
     def _addresses(self, first: Any, count: int) -> list[Any]:
@@ -101,7 +114,7 @@ class InMemory(InRegisters):
         return [self.emit.sum(first, self.emit.whole(index * size)) for index in range(count)]
 
 
-def add_up(emit: Emitter, factors: Factors, depth: Any, totals: InRegisters, start: list[Any] | None = None) -> None:
+def add_up(emit: Emitter, factors: Factors, depth: Any, totals: Sums, start: list[Any] | None = None) -> None:
     """Add the sums over ``depth`` values of k to the totals; with ``start``, the totals begin with that."""
     length, first = emit.whole(CHAIN), emit.whole(0)
     if start is not None:  # the first chain goes on from it, every other one starts from zero

@@ -1,9 +1,9 @@
-"""The tile: a few rows times a few vectors of units, accumulated in registers, and what follows in the same registers.
+"""The tile: a few rows times a few vectors of units, accumulated in registers (see `chains`), and what follows.
 
 ``sum[row][vector] += rows[row][k] * weights[k][vector]`` for all k in one fixed order, whatever the number of rows at
 once: that is why a row's bits do not depend on the rows beside it. Weights are packed by blocks of units,
 ``[block][k][sum][vector][lane]``, so that a block's gates are computed side by side and the cell's arithmetic can
-follow while they are in registers.
+follow at once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from fastrnn.backends.tiled import frame as f
-from fastrnn.backends.tiled.chains import Factors, InMemory, InRegisters, add_up
+from fastrnn.backends.tiled.chains import Factors, InMemory, InRegisters, Sums, add_up
 from fastrnn.backends.tiled.emitter import FLAG, WHOLE, Emitter
 
 
@@ -147,17 +147,17 @@ def _tile_function(caller: Emitter, stage: TileStage, height: int, span: int) ->
         views = [View(emit, frame, emit.sum(row, emit.whole(m))) for m in range(height)]
         units = [_unit(emit, stage, block, vector) for vector in range(stage.vectors * span)]
         in_turn = stage.long and height > 1  # see `InMemory`
-        sums: list[InRegisters] = []
+        sums: list[Sums] = []
         for product in stage.products:
             count = height * len(units) * product.sums
-            sums.append(InMemory(emit, emit.room(count)) if in_turn else InRegisters(emit))
+            sums.append(InMemory(emit, count) if in_turn else InRegisters(emit))
             _accumulate(emit, stage, product, views, units, block, with_products, sums[-1])
         if in_turn:
             with emit.loop(emit.whole(0), emit.whole(height), 1, []) as (m, _, _end):
                 view = View(emit, frame, emit.sum(row, m))
-                _follow(stage, [view], units, sums, emit.times(m, len(units)))
+                _epilogues(stage, [view], units, sums, emit.times(m, len(units)))
         else:
-            _follow(stage, views, units, sums)
+            _epilogues(stage, views, units, sums)
 
     return caller.function(f"tile_{height}x{stage.accumulators}x{span}", [WHOLE, WHOLE, WHOLE, FLAG], body)
 
@@ -175,7 +175,7 @@ def _places(views: list[View], units: list[Any]) -> Iterator[View]:
             yield view
 
 
-def _follow(stage: TileStage, views: list[View], units: list[Any], sums: list[InRegisters], first: Any = None) -> None:
+def _epilogues(stage: TileStage, views: list[View], units: list[Any], sums: list[Sums], first: Any = None) -> None:
     """The epilogue of some rows, written out; ``first`` is the place of the first of them, if that is computed."""
     for index, view in enumerate(_places(views, units)):
         values = [held.at(index, product.sums, first) for held, product in zip(sums, stage.products, strict=True)]
@@ -184,9 +184,9 @@ def _follow(stage: TileStage, views: list[View], units: list[Any], sums: list[In
 
 def _accumulate(
     emit: Emitter, stage: TileStage, product: TileProduct, views: list[View], units: list[Any], block: Any,
-    with_products: Any, totals: InRegisters,
+    with_products: Any, totals: Sums,
 ) -> None:  # fmt: skip
-    """The k loops of one product, whose sums come in the order [row][vector of units][sum]."""
+    """The k loops of one product."""
     depth = views[0].field(product.depth)
     step = product.sums * stage.vectors  # vectors of weights for one k and one block
     count = max(product.several, 1)
