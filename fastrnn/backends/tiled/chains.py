@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from fastrnn.backends.tiled.emitter import Emitter
@@ -41,10 +41,6 @@ class Sums(ABC):
         """Add to each."""
 
     @abstractmethod
-    def only_if(self, flag: Any, start: list[Any]) -> AbstractContextManager[list[Any]]:
-        """What is emitted within runs if the flag is set, and goes on from what it gets; else ``start`` is the sums."""
-
-    @abstractmethod
     def at(self, place: int, count: int, first: Any) -> list[Any]:
         """The ``count`` sums of a place, counted from the ``first``, which only sums in memory need."""
 
@@ -65,12 +61,6 @@ class InRegisters(Sums):
 
     def add(self, values: list[Any]) -> None:
         self.carried = [self.emit.add(total, value) for total, value in zip(self.carried, values, strict=True)]
-
-    @contextmanager
-    def only_if(self, flag: Any, start: list[Any]) -> Iterator[list[Any]]:
-        self.put(start)
-        with self.loop(self.emit.whole(0), self.emit.choose(flag, self.emit.whole(1), self.emit.whole(0)), 1):
-            yield self.carried
 
     def at(self, place: int, count: int, first: Any) -> list[Any]:
         return self.carried[place * count : (place + 1) * count]
@@ -95,14 +85,6 @@ class InMemory(Sums):
     def add(self, values: list[Any]) -> None:
         addresses = self._addresses(self.address, len(values))
         self.put([self.emit.add(self.emit.load(at), value) for at, value in zip(addresses, values, strict=True)])
-
-    @contextmanager
-    def only_if(self, flag: Any, start: list[Any]) -> Iterator[list[Any]]:
-        with self.emit.either(flag) as (then, otherwise):
-            with then:
-                yield start
-            with otherwise:
-                self.put(start)
 
     def at(self, place: int, count: int, first: Any) -> list[Any]:
         after = self.emit.sum(first, self.emit.whole(place))

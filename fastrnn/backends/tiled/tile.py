@@ -186,7 +186,7 @@ def _accumulate(
     emit: Emitter, stage: TileStage, product: TileProduct, views: list[View], units: list[Any], block: Any,
     with_products: Any, totals: Sums,
 ) -> None:  # fmt: skip
-    """The k loops of one product."""
+    """The k loops of one product; one of segments has none of them without ``with_products``."""
     depth = views[0].field(product.depth)
     step = product.sums * stage.vectors  # vectors of weights for one k and one block
     count = max(product.several, 1)
@@ -195,19 +195,17 @@ def _accumulate(
     panels = [emit.sum(weights, emit.times(size, s)) for s in range(len(units) // stage.vectors)]
     start = _start(emit, product, views, units)
     bases = [view.base(product.rows) for view in views]
-    if product.several:
-        totals.put(start)
-        with totals.loop(emit.whole(0), emit.choose(with_products, emit.whole(count), emit.whole(0)), 1) as segment:
-            field = emit.sum(views[0].frame, emit.times(emit.sum(segment, emit.whole(product.segments)), 8))
-            rows = [emit.values(emit.sum(base, emit.read_whole(field))) for base in bases]
-            first = emit.times(emit.times(segment, depth), step)  # in vectors
-            weights_at = [emit.vectors(panel, first) for panel in panels]
-            add_up(emit, Factors(rows, weights_at, product.sums, stage.vectors), depth, totals)
+    if not product.several:
+        rows, weights_at = [emit.values(base) for base in bases], [emit.vectors(panel) for panel in panels]
+        add_up(emit, Factors(rows, weights_at, product.sums, stage.vectors), depth, totals, start)
         return
-    rows, weights_at = [emit.values(base) for base in bases], [emit.vectors(panel) for panel in panels]
-    factors = Factors(rows, weights_at, product.sums, stage.vectors)
-    with totals.only_if(with_products, start) as begin:
-        add_up(emit, factors, depth, totals, begin)
+    totals.put(start)
+    with totals.loop(emit.whole(0), emit.choose(with_products, emit.whole(count), emit.whole(0)), 1) as segment:
+        field = emit.sum(views[0].frame, emit.times(emit.sum(segment, emit.whole(product.segments)), 8))
+        rows = [emit.values(emit.sum(base, emit.read_whole(field))) for base in bases]
+        first = emit.times(emit.times(segment, depth), step)  # in vectors
+        weights_at = [emit.vectors(panel, first) for panel in panels]
+        add_up(emit, Factors(rows, weights_at, product.sums, stage.vectors), depth, totals)
 
 
 def _start(emit: Emitter, product: TileProduct, views: list[View], units: list[Any]) -> list[Any]:
