@@ -494,8 +494,8 @@ cdef int64_t as_team(
     int64_t start, int64_t stop) noexcept nogil:
     """Run one kernel, the units of each stage shared with those workers that wait for a job, ``most`` of all together.
 
-    ``frames`` is the address of a frame for each, ``size`` fields each. How many members the team had, as a negative
-    number if they waited for one another too often; or NO_MEMORY.
+    ``frames`` is the address of a frame for each, ``size`` fields each. How many members the team had, and
+    how often they waited for long, as one number (see `frame.WAITS`); or NO_MEMORY.
     """
     cdef int64_t taken[F_MOST_MEMBERS]
     cdef int64_t i, joined = take(boxes, count, taken, most - 1)
@@ -513,9 +513,7 @@ cdef int64_t as_team(
     for i in range(joined + 1):
         wrong |= failed(words(frames + 8 * size * i))
         waits += words(counters + i * F_COUNTER_BYTES)[1]
-    if wrong:
-        return NO_MEMORY
-    return joined + 1 if waits * F_STEPS_PER_WAIT <= greater(stop - start, start - stop) else -joined - 1
+    return NO_MEMORY if wrong else joined + 1 + F_WAITS * waits
 
 
 # What Python calls ----------------------------------------------------------------------------------------------------
@@ -582,12 +580,12 @@ def run_as_team(
 ):
     """See `Native`."""
     cdef int64_t workers = data(boxes), count = boxes.shape[0], here = data(frames), size = frames.shape[1]
-    cdef int64_t members = frames.shape[0]
+    cdef int64_t members = frames.shape[0], found
     with nogil:
-        members = as_team(words(workers), count, here, size, members, low, high, start, stop)
-    if members == NO_MEMORY:
+        found = as_team(words(workers), count, here, size, members, low, high, start, stop)
+    if found == NO_MEMORY:
         raise MemoryError("no memory for what a kernel needs")
-    return members
+    return found
 
 
 def run_list(cnp.ndarray boxes not None, cnp.ndarray frames not None, cnp.ndarray ranges not None, int64_t most):
@@ -625,6 +623,18 @@ def serve(cnp.ndarray box not None, int64_t looks):
 def rouse(cnp.ndarray box not None):
     """See `Native`."""
     return exchange_if(data(box) + 8 * B_STATE, B_ASLEEP, B_WAKING)
+
+
+def expect(cnp.ndarray box not None, int64_t looks):
+    """See `Native`."""
+    cdef int64_t here = data(box), seen = 0
+    with nogil:
+        while load_acquire(here + 8 * B_STATE) == B_WAKING and seen < looks:
+            seen += 1
+            rest()
+            if seen % B_LOOKS_PER_WAY == 0:
+                give_way()
+    return bool(seen < looks)
 
 
 def volley(cnp.ndarray box not None, int64_t rounds):

@@ -81,6 +81,20 @@ def test_only_one_caller_wakes_a_sleeper(name: str) -> None:
 
 
 @every_compiled
+def test_a_worker_that_is_being_woken_is_expected_for_a_while(name: str) -> None:
+    """Nobody waits for one that does not come, or for one that is not on its way."""
+    native, box = native_of(name), new_box()
+    assert native.expect(box, 5)
+    box[bx.STATE] = bx.WAKING
+    assert not native.expect(box, 1000)
+    server = threading.Timer(0.2, native.serve, (box, 1_000_000))
+    server.start()
+    assert native.expect(box, 1 << 40)
+    assert box[bx.STATE] == bx.WAITING
+    server.join(60)
+
+
+@every_compiled
 def test_a_taken_worker_does_not_sleep(name: str) -> None:
     """Between being taken and the job there may be any time."""
     native, box = native_of(name), new_box()
@@ -112,7 +126,7 @@ def test_boxes_that_are_not_waiting_are_left_alone(name: str) -> None:
         frames, held = scan.copies(2, 2, 2)
         counters = aligned((2, 16), INT64)
         frames[:, crews.f.COUNTERS] = address(counters)
-        assert native.run_as_team(np.array([address(box)]), frames, 0, 2, 0, 4) == 1
+        assert native.run_as_team(np.array([address(box)]), frames, 0, 2, 0, 4) == 1  # and no waits
         assert box[bx.STATE] == state
         np.testing.assert_array_equal(y, alone)
         del held
@@ -136,26 +150,40 @@ def test_size(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_where_processors_are_missing_calls_go_on_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A team that waited too often says so by a negative number; now and then that is an accident."""
+    """A team says how often it waited for long; now and then that is an accident."""
     crew = Crew(native_of(COMPILED[0]))
     monkeypatch.setattr(crews, "processors", lambda: 4)
     monkeypatch.setattr(crews, "PAUSE", 0.05)
+    late = 2 + 1 * crews.f.WAITS
     for _ in range(10):
-        assert crew.learn(-2) == 2
-        assert [crew.learn(3) for _ in range(10)] == [3] * 10
+        assert crew.learn(late, 1.0) == 2
+        assert [crew.learn(3, 1.0) for _ in range(10)] == [3] * 10
         assert crew.size(2, 1e12) == 2
     for _ in range(3):
         assert crew.size(2, 1e12) == 2
-        crew.learn(-2)
+        crew.learn(late, 1.0)
     for _ in range(2):
         assert crew.size(2, 1e12) == 1
         time.sleep(0.06)
         assert crew.size(2, 1e12) == 2
-        crew.learn(-2)
+        crew.learn(late, 1.0)
+
+
+@pytest.mark.parametrize(("work", "steps", "waits"), [(1.0, 1, 0), (1.0, 100, 12), (3e7, 1, 5), (3e7, 100, 17)])
+def test_how_long_a_team_may_wait(work: float, steps: int, waits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once in eight steps, or a quarter of the time: ten microseconds at a time, of a call that takes 200."""
+    crew = Crew(native_of(COMPILED[0]))
+    monkeypatch.setattr(crews, "processors", lambda: 4)
+    for _ in range(10):
+        assert crew.learn(2 + waits * crews.f.WAITS, work, steps) == 2
+    assert crew.size(2, 1e12) == 2
+    for _ in range(3):
+        assert crew.learn(2 + (waits + 1) * crews.f.WAITS, work, steps) == 2
+    assert crew.size(2, 1e12) == 1
 
 
 def test_workers_that_wake_in_vain_are_left_asleep_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a worker shares its processor with the caller, it wakes, looks for a job and sleeps between two calls."""
+    """Where a worker has to share its caller's processor, it wakes, looks for a job and sleeps between two calls."""
     crew = Crew(mock.Mock(rouse=mock.Mock(return_value=True)))
     crew._workers = [mock.Mock()]
     monkeypatch.setattr(crews, "processors", lambda: 2)
@@ -163,15 +191,32 @@ def test_workers_that_wake_in_vain_are_left_asleep_for_a_while(monkeypatch: pyte
     for _ in range(2):
         for turn in range(crews.IN_VAIN):
             assert crew.size(2, 1e12) == 2
-            crew.wake(1, 1.0)
-            assert crew._workers[0].calls.put.call_count == turn + 1
-        crew.learn(2)  # one has come
-        crew._workers[0].calls.put.reset_mock()
-    for _ in range(crews.IN_VAIN + 1):
+            assert crew.wake(1)
+            assert crew._workers[0].wake.call_count == turn + 1
+        crew.learn(2, 1.0)  # one has come
+        crew._workers[0].wake.reset_mock()
+    for turn in range(crews.IN_VAIN + 1):
         assert crew.size(2, 1e12) == 2
-        crew.wake(1, 1.0)
-    assert crew._workers[0].calls.put.call_count == crews.IN_VAIN
+        assert crew.wake(1) == (turn < crews.IN_VAIN)
+    assert crew._workers[0].wake.call_count == crews.IN_VAIN
     assert crew.size(2, 1e12) == 1
+
+
+def test_a_short_call_after_a_pause_goes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The workers sleep by then, and it is over before they come; a long one and the next one are shared."""
+    crew, now = Crew(native_of(COMPILED[0])), 100.0
+    monkeypatch.setattr(crews, "processors", lambda: 2)
+    monkeypatch.setattr(crews.time, "perf_counter", lambda: now)
+    short = 2 * crews.WORTH_SHARING
+    assert crew.size(2, short) == 1
+    now += 0.9 * crews.SOON
+    assert crew.size(2, short) == 2
+    now += 0.9 * crews.SOON
+    assert crew.size(2, short) == 2
+    now += 1.1 * crews.SOON
+    assert crew.size(2, short) == 1
+    now += 1.1 * crews.SOON
+    assert crew.size(2, crews.WORTH_WAKING) == 2
 
 
 def test_what_is_worth_sharing_depends_on_the_distance(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,13 +224,14 @@ def test_what_is_worth_sharing_depends_on_the_distance(monkeypatch: pytest.Monke
     native = mock.Mock(volley=mock.Mock(return_value=True))
     crew = Crew(native)
     monkeypatch.setattr(crews, "processors", lambda: 2)
+    monkeypatch.setattr(crews, "SOON", 1e9)
     clock = mock.Mock(side_effect=(k * distance.NEAR * distance.ROUNDS * 3 for k in itertools.count()))
     monkeypatch.setattr(distance.time, "perf_counter", clock)  # each volley takes three times as long as a near one
     crew._workers = [mock.Mock()]
     short, meeting = 2 * crews.WORTH_SHARING, 2 * crews.WORTH_MEETING
     assert crew.size(2, short) == 2
     assert crew.split(2, Rows.of(100, 1), 1_000_000, meeting) == (2, False)
-    crew.learn(2)
+    crew.learn(2, 1.0)
     assert native.volley.call_count == distance.VOLLEYS
     assert crew.distance.factor == pytest.approx(3.0)
     assert crew.size(2, short * 1.8) == 1
@@ -193,16 +239,16 @@ def test_what_is_worth_sharing_depends_on_the_distance(monkeypatch: pytest.Monke
     assert crew.split(2, Rows.of(100, 1), 1_000_000, meeting * 2) == (1, False)
     assert crew.split(2, Rows.of(100, 1), 1_000_000, int(meeting * 3.1)) == (2, False)
     for _ in range(distance.EVERY - 1):
-        crew.learn(2)
+        crew.learn(2, 1.0)
     assert native.volley.call_count == distance.VOLLEYS
-    crew.learn(2)
+    crew.learn(2, 1.0)
     assert native.volley.call_count == 2 * distance.VOLLEYS
     asked = 0
     while crew.size(2, short) == 1:
         asked += 1
     assert asked == distance.EVERY - 2  # a step and a scan have been too far before
     native.volley.return_value = False  # nobody is there
-    crew.learn(2)
+    crew.learn(2, 1.0)
     assert crew.distance.factor == 1.0
 
 
@@ -234,7 +280,10 @@ def test_groups_of_products() -> None:
 
 @every_compiled
 def test_a_long_call_wakes_the_workers_it_needs(name: str) -> None:
-    """And they take part in it, not only in the next one: it begins alone and goes on with them."""
+    """And they take part in it, not only in the next one: it begins alone, in short pieces, and goes on with them.
+
+    Where a piece could not be short, it waits for them.
+    """
     layer = fastrnn.LSTM(8, 64, backend=name)
     x = np.zeros((3000, 3, 8), np.float32)
     alone = layer(x)[0]
@@ -242,18 +291,24 @@ def test_a_long_call_wakes_the_workers_it_needs(name: str) -> None:
     seen: list[int] = []
     real = backend.native.run_as_team
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            backend.native, "run_as_team", lambda *given: seen.append(abs(real(*given))) or seen[-1], raising=False
-        )
-        patch.setattr(crews, "HEAD", 1)
+        patch.setattr(backend.native, "run_as_team", lambda *given: _noted(seen, real(*given)), raising=False)
         patch.setattr(scans, "HEADS", 1500)
-        end = time.monotonic() + 60
-        while (seen[:1], seen[-1:]) != ([1], [2]) and time.monotonic() < end:
-            seen.clear()
-            time.sleep(0.5)  # long enough for all of them to go to sleep
-            with share_everything(), fastrnn.threads(2):
-                assert_same_bits(layer(x)[0], alone, "together")
-    assert (seen[0], seen[-1]) == (1, 2)
+        for head, first in ((60_000, 1), (1, 2)):  # a step has 55 296 multiply-adds
+            patch.setattr(crews, "HEAD", head)
+            end = time.monotonic() + 60
+            while (seen[:1], seen[-1:]) != ([first], [2]) and time.monotonic() < end:
+                seen.clear()
+                time.sleep(0.5)  # long enough for all of them to go to sleep
+                with share_everything(), fastrnn.threads(2):
+                    assert_same_bits(layer(x)[0], alone, "together")
+            assert (seen[0], seen[-1]) == (first, 2)
+            assert len(seen) > 1500 if head > 1 else len(seen) < 1500
+
+
+def _noted(seen: list[int], found: int) -> int:
+    """What a team returned; its members noted."""
+    seen.append(found % crews.f.WAITS)
+    return found
 
 
 @every_compiled
@@ -328,7 +383,7 @@ def test_workers_ask_for_no_kernel(name: str) -> None:
 
     crew = Crew(Listening())  # type: ignore[arg-type]
     crew.boxes(1)
-    assert crew.wake(1, 10.0 * crews.WORTH_WAKING)
+    assert crew.wake(1)
     box, end = crew._workers[0].box, time.monotonic() + 60
     while box[bx.STATE] == bx.WAKING and time.monotonic() < end:
         time.sleep(0.001)

@@ -15,7 +15,7 @@ from fastrnn.plan import Plan
 
 # What the extension's functions are under the same names.
 _FUNCTIONS = (
-    "run", "run_as_team", "run_list", "serve", "rouse", "volley", "room", "step_offsets", "history_offsets",
+    "run", "run_as_team", "run_list", "serve", "rouse", "expect", "volley", "room", "step_offsets", "history_offsets",
 )  # fmt: skip
 
 
@@ -27,6 +27,7 @@ class CythonNative:
     run_list: Any
     serve: Any
     rouse: Any
+    expect: Any
     volley: Any
     room: Any
     step_offsets: Any

@@ -114,6 +114,20 @@ def rouse(box):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def expect(box, looks):  # type: ignore[no-untyped-def]
+    """Look so often whether the worker of a box that is being woken is there; whether it is."""
+    here = box.ctypes.data
+    seen = 0
+    while load_acquire(here + 8 * STATE) == WAKING and seen < looks:
+        seen += 1
+        pause()
+        if seen % bx.LOOKS_PER_WAY == 0:
+            give_way()
+    keep(box)
+    return seen < looks
+
+
+@compiled
 def volley(box, rounds):  # type: ignore[no-untyped-def]
     """Hand a worker that waits a job without work, so many times one after the other; whether it waited."""
     here = box.ctypes.data
@@ -166,8 +180,8 @@ def dismiss(taken, count):  # type: ignore[no-untyped-def]
 def as_team(boxes, frames, size, most, low, high, start, stop):  # type: ignore[no-untyped-def]
     """Run one kernel, the units of each stage shared with those workers that wait for a job, ``most`` of all together.
 
-    ``frames`` is the address of a frame for each, ``size`` fields each. How many members the team had; as a negative
-    number if they waited for one another too often.
+    ``frames`` is the address of a frame for each, ``size`` fields each. How many members the team had, and how often
+    they waited for long, as one number: see `frame.WAITS`.
     """
     taken = np.empty(f.MOST_MEMBERS, np.int64)
     joined = take(boxes, taken, most - 1)
@@ -185,7 +199,7 @@ def as_team(boxes, frames, size, most, low, high, start, stop):  # type: ignore[
     waits = 0
     for i in range(joined + 1):
         waits += counters[i * f.COUNTER_BYTES // 8 + 1]
-    return joined + 1 if waits * f.STEPS_PER_WAIT <= abs(stop - start) else -(joined + 1)
+    return joined + 1 + f.WAITS * waits
 
 
 @compiled
@@ -210,9 +224,9 @@ def run_on(frame, table, x, y, state, final, at, zeros):  # type: ignore[no-unty
 @compiled
 def run_as_team(boxes, frames, low, high, start, stop):  # type: ignore[no-untyped-def]
     """`as_team` with as many members as there are frames, (members, size)."""
-    members = as_team(boxes, frames.ctypes.data, frames.shape[1], len(frames), low, high, start, stop)
+    found = as_team(boxes, frames.ctypes.data, frames.shape[1], len(frames), low, high, start, stop)
     keep(frames)
-    return members
+    return found
 
 
 @compiled

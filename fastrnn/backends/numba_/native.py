@@ -97,6 +97,7 @@ _HOST = {
     "run_list": (host.run_list, (WORDS, WORDS_2D, WORDS_2D, types.int64)),
     "serve": (host.serve, (WORDS, types.int64)),
     "rouse": (host.rouse, (WORDS,)),
+    "expect": (host.expect, (WORDS, types.int64)),
     "volley": (host.volley, (WORDS, types.int64)),
     "room": (host.room, (WORDS, *[types.int64] * 3)),
     "step_offsets": (host.step_offsets, (*[WORDS] * 4, types.boolean, types.int64, types.int64)),

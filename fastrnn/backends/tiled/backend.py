@@ -99,13 +99,16 @@ class TiledBackend:
         reverse: bool, threads: int,
     ) -> None:  # fmt: skip
         """See the contract."""
-        alone = rows.batch * rows.longest <= pack.most_rows
-        if alone and threads > 1:
+        members, apart = 1, False
+        if threads > 1:
             step_work = (pack.weight_count - pack.input_count) * rows.batch
-            alone = self.crew.split(threads, rows, pack.weight_count, step_work)[0] == 1
-        if not alone:
+            members, apart = self.crew.split(threads, rows, pack.weight_count, step_work)
+        if members > 1 or rows.batch * rows.longest > pack.most_rows:
             scan = self.forward(pack, rows, x, y, each(state, at), each(final, at), reverse)
-            self.crew.run([scan], rows, threads)
+            if members > 1:
+                self.crew.share([scan], members, apart)
+            else:
+                scan(0, rows.batch)
             return
         frame = pack.frame.copy()
         if reverse:

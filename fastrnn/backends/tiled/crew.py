@@ -2,8 +2,8 @@
 
 To wake a sleeping thread takes longer than many a call. So a worker that has done its job looks for the next one for a
 fraction of a millisecond, without the interpreter, and only then goes to sleep. A caller takes those that are awake,
-and goes on without the others: the bits do not depend on who computes what. Where a call is long enough to be worth it,
-sleepers are woken first; where calls come one upon the other, they are woken for the next one.
+and goes on without the others: the bits do not depend on who computes what. Sleepers are woken by a long call, and by
+one that comes soon after another. A short one after a pause goes alone: it would be over before they come.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from fastrnn.backends.tiled.distance import Distance
 from fastrnn.backends.tiled.frame import address
 from fastrnn.backends.tiled.native import Native
 from fastrnn.backends.tiled.pack import PIECE, aligned
+from fastrnn.backends.tiled.placing import Place
 from fastrnn.backends.tiled.scan import Scan
 from fastrnn.backends.tiled.sums import Product
 from fastrnn.threads import checkpoint
@@ -34,10 +35,13 @@ LOOKS = 30_000  # of a worker that has nothing to do, before it sleeps: some 0.7
 WORTH_SHARING = 110_000  # multiply-adds in each thread for which its job is worth being handed over: some 3 us
 WORTH_MEETING = 9_000  # multiply-adds in each thread between two meetings, each of which takes some 0.2 us
 WORTH_MEETING_ROWS = 24_000  # the same where there are rows that could be handed out instead
-WORTH_WAKING = 4_000_000  # multiply-adds of a call for which sleepers are woken: some 100 us
-HEAD = 20_000_000  # multiply-adds of a piece while sleepers wake, less time than one of them looks for a job
+WORTH_WAKING = 40_000_000  # multiply-adds of a call for which sleepers are woken: 300 us; with one row, a millisecond
+HEAD = 8_000_000  # multiply-adds of a piece while sleepers wake, about as long as they take to come
+COMING = 8_000  # looks for a worker that has been woken, some 0.2 to 0.4 ms
 SOON = 0.002  # seconds within which calls come one upon the other
 FARTHER = 0.45  # how much more a call has to be worth, once, for every time that processors are farther apart
+# More long waits than these, one in eight steps or a quarter of the time, and a thread of the team had no processor.
+WAITS_PER_STEP, WAITS_PER_WORK = 1 / 8, 1 / 6_000_000
 STRIKES, FORGIVEN = 3.0, 0.1  # so many calls with a thread that had no processor; what a good call makes up for
 IN_VAIN = 3  # so many wakings of workers that no call has found awake
 PAUSE = 0.1  # seconds for which calls then go on alone
@@ -66,10 +70,17 @@ class _Worker:
     def __init__(self, native: Native, number: int) -> None:
         self.box = aligned((bx.WORDS,), INT64)
         self.box[...] = 0
-        self.calls: SimpleQueue[None] = SimpleQueue()
-        threading.Thread(
-            target=_attend, args=(native.serve, self.box, self.calls), name=f"fastrnn-crew-{number}", daemon=True
-        ).start()
+        self._calls: SimpleQueue[None] = SimpleQueue()
+        thread = threading.Thread(
+            target=_attend, args=(native.serve, self.box, self._calls), name=f"fastrnn-crew-{number}", daemon=True
+        )
+        thread.start()
+        self._place = Place(thread.native_id)
+
+    def wake(self) -> None:
+        """Have it look for jobs; it must have been asleep."""
+        self._place.keep_off_caller()
+        self._calls.put(None)
 
 
 def _attend(serve: Callable[[Array, int], None], box: Array, calls: SimpleQueue[None]) -> None:
@@ -91,7 +102,7 @@ class Crew:
         self._lock = threading.Lock()
         self._workers: list[_Worker] = []
         self._boxes = NOBODY
-        self._last = 0.0  # when a call would have had a use for workers
+        self._last = 0.0  # when the last call began that had a use for workers
         self._strikes = 0.0  # of late, calls in which a processor was missing
         self._in_vain = 0  # how often workers have been woken since one last took part in a call
         self._alone_until = 0.0  # when to try again after that
@@ -101,8 +112,12 @@ class Crew:
         """How many threads a call of so much work is to have."""
         if threads < 2 or work < 2 * WORTH_SHARING:
             return 1
+        now = time.perf_counter()
+        soon, self._last = now - self._last < SOON, now
+        if not soon and work < WORTH_WAKING:  # the workers are asleep, and it is over before they come
+            return 1
         if self._alone_until:
-            if time.perf_counter() < self._alone_until:
+            if now < self._alone_until:
                 return 1
             self._alone_until = 0.0
         if work < 2 * WORTH_SHARING * (1.0 + FARTHER * (self.distance.factor - 1.0)):
@@ -119,46 +134,51 @@ class Crew:
                 self._boxes = np.array([address(worker.box) for worker in self._workers], np.int64)
         return self._boxes
 
-    def wake(self, count: int, work: float) -> bool:
-        """Wake sleepers, for this call if it is long, for the next one if calls come one upon the other; whether any.
+    def wake(self, count: int) -> bool:
+        """Wake those of so many workers that sleep; whether any did."""
+        if self._in_vain >= IN_VAIN:  # there is no processor for them: they come late, look for a job, and sleep again
+            self._in_vain, self._alone_until = 0, time.perf_counter() + PAUSE
+            return False
+        woken = [worker for worker in self._workers[:count] if self.native.rouse(worker.box)]
+        self._in_vain += bool(woken)
+        for worker in woken:
+            worker.wake()
+        return bool(woken)
 
-        They take 0.1 to 1 ms to come: a long call begins without them, and goes on with them in its next piece.
+    def begin(self, count: int, work: float, steps: int) -> int:
+        """Wake sleepers for a call of so many steps; how many of them its first pieces are to have, 0: as usual.
+
+        It begins alone, and is joined in its next piece. Where a piece cannot be short, it waits for them, for a while.
         """
-        now = time.perf_counter()
-        long, soon = work > WORTH_WAKING, now - self._last < SOON
-        self._last = now
-        if long or soon:
-            if self._in_vain >= IN_VAIN:  # they come to the caller's own processor, look there for it, and sleep again
-                self._in_vain, self._alone_until = 0, now + PAUSE
-                return False
-            woken = [worker for worker in self._workers[:count] if self.native.rouse(worker.box)]
-            self._in_vain += bool(woken)
-            for worker in woken:
-                worker.calls.put(None)
-            return bool(woken)
-        return False
+        if not self.wake(count):
+            return 0
+        piece = int(HEAD * steps / max(work, 1))
+        if not piece and work > WORTH_WAKING:
+            all(self.native.expect(worker.box, COMING) for worker in self._workers[:count])
+        return piece
 
     def seen(self, members: int) -> None:
         """So many have taken part in a call."""
         if members > 1:
             self._in_vain = 0
 
-    def learn(self, members: int, calls: int = 1) -> int:
-        """From what a team has returned: how many they were. Where processors are missing, calls go on alone.
+    def learn(self, found: int, work: float, steps: int = 1) -> int:
+        """From what a team has returned, `frame.WAITS`: how many they were. Where processors are missing, go on alone.
 
-        The team's call is as long as so many short ones.
+        The team's call had so many multiply-adds in so many steps.
         """
-        if members > 0:
+        waits, members = divmod(found, f.WAITS)
+        self.seen(members)
+        if waits <= steps * WAITS_PER_STEP + work * WAITS_PER_WORK:
             self._strikes = max(0.0, self._strikes - FORGIVEN)
-            self.seen(members)
             if members > 1 and self._workers:
-                self.distance.shared(self._workers[0].box, calls)
+                self.distance.shared(self._workers[0].box, steps)
             return members
         self._strikes += 1.0
         if self._strikes >= STRIKES:
             self._strikes = STRIKES - 1.0  # the first one to try again decides
             self._alone_until = time.perf_counter() + PAUSE
-        return -members
+        return members
 
     def split(self, threads: int, rows: Rows, row_work: int, step_work: int, directions: int = 1) -> tuple[int, bool]:
         """How many threads scans are to have, and whether apart, each with rows or a direction of its own.
@@ -180,19 +200,23 @@ class Crew:
         return 1, False
 
     def run(self, parts: Sequence[Part], rows: Rows, threads: int) -> None:
-        """Run scans over all rows on at most so many threads: directions and rows apart, or one scan's units shared."""
+        """Run scans over all rows, on at most so many threads."""
         scans = [part for part in parts if isinstance(part, Scan)]
         if threads > 1 and rows.batch and len(scans) == len(parts):
             one = scans[0]
             members, apart = self.split(threads, rows, one.row_work, one.step_work, len(scans))
             if members > 1:
-                if apart:
-                    self._apart(scans, -(-members // len(scans)), members)
-                else:
-                    self._shared(one, members)
+                self.share(scans, members, apart)
                 return
         for part in parts:
             part(0, rows.batch)
+
+    def share(self, scans: Sequence[Scan], members: int, apart: bool) -> None:
+        """Run scans over all rows on so many threads: directions and rows ``apart``, or one scan's units shared."""
+        if apart:
+            self._apart(scans, -(-members // len(scans)), members)
+        else:
+            self._shared(scans[0], members)
 
     def _shared(self, scan: Scan, members: int) -> None:
         """One scan by a team."""
@@ -201,11 +225,13 @@ class Crew:
         counters = aligned((members, f.COUNTER_BYTES // 8), INT64)
         frames[:, f.COUNTERS] = address(counters)
         boxes = self.boxes(members - 1)
-        first = _head([scan]) if self.wake(members - 1, scan.work) else 0
+        first = self.begin(members - 1, scan.work, scan.rows.longest)
         for start, stop in scan.times(batch, first):
-            joined = self.learn(self.native.run_as_team(boxes, frames, 0, batch, start, stop), abs(stop - start))
+            steps = abs(stop - start)
+            found = self.native.run_as_team(boxes, frames, 0, batch, start, stop)
+            joined = self.learn(found, scan.work / scan.rows.longest * steps, steps)
             if joined < members:
-                self.wake(members - 1, scan.work)
+                self.wake(members - 1)
             checkpoint()
         del held, counters
 
@@ -220,13 +246,13 @@ class Crew:
         ranges[:, :2] = ends * len(scans)
         work = sum(scan.work for scan in scans)
         boxes = self.boxes(members - 1)
-        first = _head(scans) if self.wake(members - 1, work) else 0
+        first = self.begin(members - 1, work, rows.longest)
         for start, stop in scans[0].times(tallest, first):
             ranges[:, 2:] = start, stop
             joined = self.native.run_list(boxes, frames, ranges, members)
             self.seen(joined)
             if joined < members:
-                self.wake(members - 1, work)
+                self.wake(members - 1)
             checkpoint()
         del made
 
@@ -244,7 +270,7 @@ class Crew:
     def _run_products(self, products: Sequence[Product], members: int) -> None:
         """Products into memory of their own each, as lists that are not too long for a checkpoint after each."""
         boxes = self.boxes(members - 1)
-        self.wake(members - 1, sum(product.work for product in products))
+        self.wake(members - 1)
         for group in _groups(products, members * PIECE):
             frames = np.stack([product.frame for product in group])
             ranges = np.array([product.range for product in group], np.int64)
@@ -252,12 +278,6 @@ class Crew:
             for product in group:
                 product.finish()
             checkpoint()
-
-
-def _head(scans: Sequence[Scan]) -> int:
-    """Steps of the pieces that a call begins with while workers wake."""
-    work = sum(scan.work for scan in scans)
-    return max(1, int(HEAD / max(work, 1) * scans[0].rows.longest))
 
 
 def _groups(products: Sequence[Product], most: float) -> list[list[Product]]:

@@ -46,7 +46,7 @@ STEP_FRAMES, STEP_LAYERS, STEP_MEMBERS, STEP_SIZE, STEP_BOXES, STEP_BOX_COUNT = 
 STEP_FIELDS = 6
 COUNTER_BYTES = 128  # two cache lines, since processors fetch lines in pairs
 MOST_MEMBERS = 64
-STEPS_PER_WAIT = 8  # more long waits, of some 10 us each, and a thread of the team had no processor of its own
+WAITS = 256  # a team returns how many they were, and so many times how often they waited for long, some 10 us each
 
 
 def address(array: Any) -> int:

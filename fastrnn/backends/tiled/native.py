@@ -75,8 +75,7 @@ class Native(Protocol):
     def run_as_team(self, boxes: Array, frames: Array, low: int, high: int, start: int, stop: int) -> int:
         """Run one kernel, its units shared with waiting workers; frames (members, size).
 
-        How many took part; as a negative number if they waited for one another more often than
-        a step in `frame.STEPS_PER_WAIT`.
+        How many took part and how often they waited for long: see `frame.WAITS`.
         """
 
     def run_list(self, boxes: Array, frames: Array, ranges: Array, most: int) -> int:
@@ -87,6 +86,9 @@ class Native(Protocol):
 
     def rouse(self, box: Array) -> bool:
         """Whether a box was asleep; then the caller has to wake its worker."""
+
+    def expect(self, box: Array, looks: int) -> bool:
+        """Look so often whether the worker of a box that is being woken is there; whether it is."""
 
     def volley(self, box: Array, rounds: int) -> bool:
         """Hand the worker of a box a job without work, so many times one after the other; False if it does not wait."""

@@ -14,7 +14,7 @@ from fastrnn.backends.tiled.pack import TiledPack, borrowed
 from fastrnn.threads import checkpoint
 
 BYTE = np.dtype(np.uint8)
-HEADS = 8  # short pieces of time in which workers may come that are being woken
+HEADS = 5  # short pieces of time in which workers may come that are being woken
 
 
 class Scan:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastrnn.backends.contract import Array, Rows, States
 from fastrnn.backends.tiled import frame as f
-from fastrnn.backends.tiled.crew import INT64, NOBODY, Crew
+from fastrnn.backends.tiled.crew import INT64, NOBODY, WORTH_WAKING, Crew
 from fastrnn.backends.tiled.frame import address
 from fastrnn.backends.tiled.pack import TiledPack, aligned
 from fastrnn.backends.tiled.scan import BYTE
@@ -50,8 +50,10 @@ class Steps:
             members = self.crew.size(threads, self.work)
             if members > 1:
                 step = self.typed.step_2d if x.ndim == 2 else self.typed.step_1d
-                if self.crew.learn(step(self._by_team(members), x, y)) < members:
-                    self.crew.wake(members - 1, self.total)
+                if self.total > WORTH_WAKING:
+                    self.crew.begin(members - 1, self.total, 1)
+                if self.crew.learn(step(self._by_team(members), x, y), self.total) < members:
+                    self.crew.wake(members - 1)
                 return
         (self._alone.get(x.ndim) or self._bound(x.ndim))(x, y)
 
