@@ -55,6 +55,9 @@ class Record:
 
     def __init__(self, *values: Any, **named: Any) -> None:
         fields = type(self).__annotations__
+        if not named and len(values) == len(fields):
+            self.__dict__.update(zip(fields, values, strict=True))
+            return
         given = {**dict(zip(fields, values, strict=False)), **named}
         if len(values) + len(named) != len(fields) or given.keys() != fields.keys():
             expected = ", ".join(fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -191,23 +192,25 @@ def test_offsets(case: tuple[int, list[int]], reverse: bool) -> None:
 
 
 @given(
-    units=st.integers(1, 40), depth=st.integers(1, 6), sums=st.integers(1, 4), block=st.sampled_from([4, 8, 16, 32]),
-    dtype=st.sampled_from(DTYPES),
+    units=st.integers(1, 40), depth=st.integers(1, 6), sums=st.integers(1, 4), vectors=st.integers(1, 4),
+    lanes=st.sampled_from([2, 4, 8, 16]), dtype=st.sampled_from(DTYPES),
 )  # fmt: skip
 @examples
-def test_pack_matrices(units: int, depth: int, sums: int, block: int, dtype: str) -> None:
-    """[block of units][k][sum][unit], zero past the last unit, on a boundary of 64 bytes."""
+def test_pack_matrices(units: int, depth: int, sums: int, vectors: int, lanes: int, dtype: str) -> None:
+    """[block of units][k][sum][unit], zero past the last unit, on a boundary of 64 bytes; the last block is as wide as
+    what is left."""
     from fastrnn.backends.tiled.pack import pack_matrices
 
     rng = np.random.default_rng(units)
     matrices = [rng.normal(size=(units, depth)).astype(dtype) for _ in range(sums)]
-    packed = pack_matrices(matrices, block, np.dtype(dtype))
-    assert packed.shape == (-(-units // block), depth, sums, block)
+    packed = pack_matrices(matrices, vectors, lanes, np.dtype(dtype))
     assert packed.__array_interface__["data"][0] % 64 == 0
-    for index in np.ndindex(packed.shape):
-        unit = index[0] * block + index[3]
-        expected = matrices[index[2]][unit, index[1]] if unit < units else 0.0
-        assert packed[index] == expected
+    places = iter(packed.tolist())
+    for first in range(0, units, vectors * lanes):
+        width = min(vectors * lanes, -(-(units - first) // lanes) * lanes)
+        for k, matrix, unit in itertools.product(range(depth), matrices, range(first, first + width)):
+            assert next(places) == (matrix[unit, k] if unit < units else 0.0)
+    assert next(places, None) is None
 
 
 # --- with the compiler switched off -----------------------------------------------------------------------------------

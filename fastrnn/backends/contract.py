@@ -107,7 +107,7 @@ class Rows(Record):
         """The number of steps of the longest row."""
         return len(self.active)
 
-    @property
+    @lazy
     def total(self) -> int:
         """The number of valid steps of all rows."""
         return int(self.base[-1])

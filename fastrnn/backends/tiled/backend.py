@@ -9,9 +9,8 @@ import numpy as np
 
 from fastrnn.backends.contract import Array, Part, Rows, States, Task, each
 from fastrnn.backends.tiled import frame as f
-from fastrnn.backends.tiled.frame import address
 from fastrnn.backends.tiled.native import Native
-from fastrnn.backends.tiled.pack import TiledPack, aligned, borrowed
+from fastrnn.backends.tiled.pack import Room, TiledPack
 from fastrnn.backends.tiled.scan import Scan
 from fastrnn.equations import Sizes
 from fastrnn.plan import Plan
@@ -24,25 +23,31 @@ if TYPE_CHECKING:
 
 
 class Tape(Record):
-    """What a recording forward keeps: rows of kept values by compact number, and the history of every state."""
+    """What a recording forward keeps: rows of kept values by compact number, and the history of every state.
+
+    The room's first table is ``kept``, (N, kept columns). One for each state follows, (B + N, padded width): the
+    initial states, then the state after each step.
+    """
 
     pack: TiledPack
     rows: Rows
     x: Array
     reverse: bool
-    kept: Array  # (N, kept columns)
-    history: States  # (B + N, padded width) each: the initial states, then the state after each step
+    room: Room
 
     @property
     def nbytes(self) -> int:
         """See the contract."""
-        return self.kept.nbytes + sum(array.nbytes for array in self.history)
+        return self.room.nbytes
 
 
 class Work(Record):
-    """What a backward scan leaves for the weight gradients: the gates' gradients by compact number."""
+    """What a backward scan leaves for the weight gradients: the gates' gradients by compact number, the first table.
 
-    gradient: Array
+    The others, one for each state, are its own.
+    """
+
+    room: Room
 
 
 class TiledBackend:
@@ -68,9 +73,8 @@ class TiledBackend:
 
     def tape(self, pack: TiledPack, rows: Rows, x: Array, reverse: bool) -> Tape:
         """See the contract."""
-        kept = borrowed((rows.total, pack.kept_width), pack.dtype)
-        history = tuple([borrowed((rows.batch + rows.total, width), pack.dtype) for width in pack.state_pads])
-        return Tape(pack, rows, x, reverse, kept, history)
+        histories = [(rows.batch + rows.total) * stride for stride in pack.state_strides]
+        return Tape(pack, rows, x, reverse, Room(rows.total * pack.kept_stride, *histories))
 
     def forward(
         self, pack: TiledPack, rows: Rows, x: Array, y: Array, state: States | None, final: States, reverse: bool,
@@ -89,9 +93,9 @@ class TiledBackend:
                 frame[fields + f.STATE_INITIAL] = 0
         if tape is not None:
             frame[f.RECORD], frame[f.SPAN] = 1, rows.batch
-            frame[f.KEPT_BASE] = address(tape.kept)
-            for k, fields in enumerate(pack.state_fields):
-                frame[fields + f.STATE_BASE] = address(tape.history[k])
+            frame[f.KEPT_BASE], *histories = tape.room.at
+            for fields, history in zip(pack.state_fields, histories, strict=True):
+                frame[fields + f.STATE_BASE] = history
         return Scan(pack, frame, rows, (x, y, state, final, tape))
 
     def scan(
@@ -121,14 +125,14 @@ class TiledBackend:
         pack, rows, typed = tape.pack, tape.rows, tape.pack.typed
         frame = pack.training_frame.copy()
         frame[f.REVERSE], frame[f.SPAN] = tape.reverse, rows.batch
-        work = Work(borrowed((rows.total, pack.gradient_width), pack.dtype))
-        carries = tuple([aligned((rows.batch, width), pack.dtype) for width in pack.adjoint_pads])
+        work = Work(Room(rows.total * pack.gradient_stride, *[rows.batch * stride for stride in pack.state_strides]))
         typed.point_3d(frame, f.DY, dy, f.DX, dx)
-        frame[f.KEPT_BASE], frame[f.GRADIENT_BASE] = address(tape.kept), address(work.gradient)
+        frame[f.KEPT_BASE], *histories = tape.room.at
+        frame[f.GRADIENT_BASE], *carries = work.room.at
         for k, fields in enumerate(pack.state_fields):
-            typed.point_2d(frame, fields + f.STATE_BASE, tape.history[k], fields + f.ADJOINT_BASE, carries[k])
+            frame[fields + f.STATE_BASE], frame[fields + f.ADJOINT_BASE] = histories[k], carries[k]
             typed.point_2d(frame, fields + f.ADJOINT_INITIAL, dfinal[k], fields + f.ADJOINT_FINAL, dstate[k])
-        return work, Scan(pack, frame, rows, (tape, work, carries, dy, dfinal, dx, dstate), backward=True)
+        return work, Scan(pack, frame, rows, (tape, work, dy, dfinal, dx, dstate), backward=True)
 
     def gradients(self, tape: Tape, work: Work, into: Mapping[str, Array]) -> list[Task]:
         """See the contract."""

@@ -12,28 +12,28 @@ from typing import Any
 from fastrnn.graph import HIDDEN
 from fastrnn.plan import Place, Plan, Product
 
-# Sizes, in values: exact, and padded to whole blocks of vectors.
-INPUT, HIDDEN_SIZE, PROJ_SIZE, FORWARD_H, FORWARD_P, BACKWARD_H, BACKWARD_P = range(7)
+# Sizes, in values: exact, and padded to whole vectors.
+INPUT, HIDDEN_SIZE, PROJ_SIZE, PADDED_H, PADDED_P = range(5)
 # Whether forward keeps everything that backward needs, or only what its own later stages need.
-RECORD = 7
+RECORD = 5
 # The caller's arrays over time and batch, each with these two strides, and tables of byte offsets into them.
-X, X_STEP, X_ROW, Y, Y_STEP, Y_ROW, DY, DY_STEP, DY_ROW, DX, DX_STEP, DX_ROW = range(8, 20)
-X_OFFSETS, Y_OFFSETS, DY_OFFSETS, DX_OFFSETS = range(20, 24)
+X, X_STEP, X_ROW, Y, Y_STEP, Y_ROW, DY, DY_STEP, DY_ROW, DX, DX_STEP, DX_ROW = range(6, 18)
+X_OFFSETS, Y_OFFSETS, DY_OFFSETS, DX_OFFSETS = range(18, 22)
 # Rows with a fixed stride: base, current address, stride.
-PROJECTED_INPUT, PROJECTED_STRIDE, BIAS, VECTORS, VECTOR_STRIDE = range(24, 29)
-KEPT_BASE, KEPT, KEPT_STRIDE, GRADIENT_BASE, GRADIENT, GRADIENT_STRIDE, GRADIENT_AFTER, GRADIENT_OFFSETS = range(29, 37)
-INPUT_WEIGHTS, INPUT_GRADIENT_WEIGHTS, FLAT_INPUT, CHUNK, STATES, REVERSE = range(37, 43)
+PROJECTED_INPUT, PROJECTED_STRIDE, BIAS, VECTORS, VECTOR_STRIDE = range(22, 27)
+KEPT_BASE, KEPT, KEPT_STRIDE, GRADIENT_BASE, GRADIENT, GRADIENT_STRIDE, GRADIENT_AFTER, GRADIENT_OFFSETS = range(27, 35)
+INPUT_WEIGHTS, INPUT_GRADIENT_WEIGHTS, FLAT_INPUT, CHUNK, STATES, REVERSE = range(35, 41)
 # The rows of the call: addresses of the tables of `contract.Rows`, and their sizes.
-ORDER, LENGTHS, ACTIVE, BASE, BATCH, LONGEST = range(43, 49)
+ORDER, LENGTHS, ACTIVE, BASE, BATCH, LONGEST = range(41, 47)
 # Room for what a forward scan needs besides (0: the kernel makes its own; see `Native.room`), the bytes of it that the
 # states and kept values of a row need, and how many rows apart the two buffers of a state are.
-SCRATCH, SCRATCH_BYTES, SPAN = range(49, 52)
+SCRATCH, SCRATCH_BYTES, SPAN = range(47, 50)
 # The compiled scan that this frame is for: its address and its first argument. See `native`.
-KERNEL, PROGRAM = range(52, 54)
+KERNEL, PROGRAM = range(50, 52)
 # Threads that share the units of every stage (0 or 1: none do), which of them this frame is for, and the address where
 # each of them counts, `COUNTER_BYTES` apart, the stages that it is through with and then how often it waited for long.
-TEAM, MEMBER, COUNTERS = range(54, 57)
-FIRST_STATE = 57  # from here on, for each state:
+TEAM, MEMBER, COUNTERS = range(52, 55)
+FIRST_STATE = 55  # from here on, for each state:
 STATE_BASE, STATE_STRIDE, STATE_IN, STATE_OUT, ADJOINT_BASE, ADJOINT_STRIDE, ADJOINT = range(7)
 STATE_INITIAL, STATE_FINAL, STATE_BYTES, ADJOINT_INITIAL, ADJOINT_FINAL = range(7, 12)
 STATE_FIELDS = 12

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,24 +25,35 @@ if TYPE_CHECKING:
 ALIGNMENT = 64  # bytes: a cache line, and the longest vector
 CHUNK_BYTES = 256 * 1024  # of projected input at once: about what stays in the second cache beside the weights
 CHUNK_ROWS = 48  # but at least so many rows, for the weights to be worth reading
-SLACK = 256  # bytes after a buffer: a block of the backward pass may be longer than forward's and read past a row
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """An uninitialised array that begins at a multiple of `ALIGNMENT` and may be read a little past its end."""
-    return _placed(shape, dtype, lambda size: np.empty(size, np.uint8))
-
-
-def borrowed(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """As `aligned`, for what a call needs and the next one again: see `fastrnn.reuse`."""
-    return _placed(shape, dtype, buffer)
-
-
-def _placed(shape: tuple[int, ...], dtype: np.dtype[Any], allocate: Callable[[int], Array]) -> Array:
+    """An uninitialised array that begins at a multiple of `ALIGNMENT`."""
     size = math.prod(shape) * dtype.itemsize
-    raw = allocate(size + ALIGNMENT + SLACK)
-    skip = -int(raw.__array_interface__["data"][0]) % ALIGNMENT
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    skip = -address(raw) % ALIGNMENT
     return raw[skip : skip + size].view(dtype).reshape(shape)
+
+
+class Room:
+    """Memory that one call needs, and the next one again (`fastrnn.reuse`): tables of so many bytes, known by address.
+
+    Attributes
+    ----------
+    at : list of int
+        Where each table begins: at multiples of `ALIGNMENT`.
+    nbytes : int
+        Of all tables.
+    """
+
+    def __init__(self, *sizes: int) -> None:
+        self.nbytes = sum(sizes)
+        self._memory = buffer(self.nbytes + ALIGNMENT * (len(sizes) + 1))
+        end = address(self._memory)
+        self.at = []
+        for size in sizes:
+            self.at.append(padded(end, ALIGNMENT))
+            end = self.at[-1] + size
 
 
 def padded(count: int, block: int) -> int:
@@ -62,17 +73,22 @@ def pitch(width: int, size: int) -> int:
 PIECE = 2e9  # multiply-adds between two checkpoints: some tens of milliseconds, so that Ctrl-C answers soon
 
 
-def pack_matrices(matrices: list[Array], block: int, dtype: np.dtype[Any]) -> Array:
-    """(units, K) matrices, one a sum, as [block of units][k][sum][unit]; units past the last are zero."""
+def pack_matrices(matrices: list[Array], vectors: int, lanes: int, dtype: np.dtype[Any]) -> Array:
+    """(units, K) matrices, one a sum, as [block of units][k][sum][unit], flat.
+
+    A block has so many vectors of so many units; the last one as many as are left, and zeros past the last unit.
+    """
     units, depth = matrices[0].shape
-    blocks = padded(units, block) // block
-    packed = aligned((blocks, depth, len(matrices), block), dtype)
+    block = vectors * lanes
     whole, rest = divmod(units, block)
+    first = whole * depth * len(matrices) * block
+    packed = aligned((first + depth * len(matrices) * padded(rest, lanes),), dtype)
+    blocks = packed[:first].reshape(whole, depth, len(matrices), block)
+    last = packed[first:].reshape(depth, len(matrices), padded(rest, lanes))
     for index, matrix in enumerate(matrices):
-        packed[:whole, :, index] = matrix[: whole * block].reshape(whole, block, depth).transpose(0, 2, 1)
-        if rest:
-            packed[whole, :, index, :rest] = matrix[whole * block :].T
-            packed[whole, :, index, rest:] = 0
+        blocks[:, :, index] = matrix[: whole * block].reshape(whole, block, depth).transpose(0, 2, 1)
+        last[:, index, :rest] = matrix[whole * block :].T
+        last[:, index, rest:] = 0
     return packed
 
 
@@ -86,15 +102,13 @@ class TiledPack:
         self.weights = {name: np.array(value, self.dtype) for name, value in parameters.items()}
         self.input_count = self.weights["weight_ih"].size
         self.weight_count = sum(value.size for value in self.weights.values() if value.ndim == 2)
-        blocks = program.block(program.forward), program.block([*program.backward, *program.finish])
-        self._pads = {(w, b): padded(sizes.width(w), blocks[b]) for w in "HP" for b in (0, 1)}
+        self._pads = {width: padded(sizes.width(width), program.lanes) for width in "HP"}
         size = self.dtype.itemsize
-        self.state_pads = tuple(pitch(self._pads[w, 0], size) for w in cell.state_widths)
-        self.adjoint_pads = tuple(pitch(self._pads[w, 1], size) for w in cell.state_widths)
-        self.kept_offsets = self._offsets(self.plan.kept_widths, 0)
-        self.gradient_offsets = self._offsets(self.plan.gradient_widths, 1)
-        self.kept_width, self.gradient_width = (
-            pitch(offsets[-1], size) for offsets in (self.kept_offsets, self.gradient_offsets)
+        self.state_strides = [pitch(self._pads[w], size) * size for w in cell.state_widths]
+        self.kept_offsets = self._offsets(self.plan.kept_widths)
+        self.gradient_offsets = self._offsets(self.plan.gradient_widths)
+        self.kept_stride, self.gradient_stride = (
+            pitch(offsets[-1], size) * size for offsets in (self.kept_offsets, self.gradient_offsets)
         )
         self._held: list[Array] = []
         self.most_rows = max(1, int(PIECE / max(self.weight_count, 1)))  # row steps between two checkpoints
@@ -102,11 +116,11 @@ class TiledPack:
         self._weights_frame = self._frame(hidden)
         self.run_on = self.typed.run_on(len(cell.states))
 
-    def _offsets(self, widths: tuple[str, ...], backward: int) -> list[int]:
+    def _offsets(self, widths: tuple[str, ...]) -> list[int]:
         """Where each column begins in a row, and the row's width, in values."""
         offsets = [0]
         for width in widths:
-            offsets.append(offsets[-1] + self._pads[width, backward])
+            offsets.append(offsets[-1] + self._pads[width])
         return offsets
 
     def _place(self, frame: Array, field: int, array: Array) -> None:
@@ -117,39 +131,36 @@ class TiledPack:
         cell, sizes, size = self.plan.cell, self.sizes, self.dtype.itemsize
         frame = np.zeros(self.program.layout.size, np.int64)
         frame[f.INPUT], frame[f.HIDDEN_SIZE], frame[f.PROJ_SIZE] = sizes.input_size, hidden, sizes.proj_size
-        frame[f.FORWARD_H], frame[f.FORWARD_P] = self._pads["H", 0], self._pads["P", 0]
-        frame[f.BACKWARD_H], frame[f.BACKWARD_P] = self._pads["H", 1], self._pads["P", 1]
-        frame[f.KEPT_STRIDE], frame[f.GRADIENT_STRIDE] = self.kept_width * size, self.gradient_width * size
-        frame[f.VECTOR_STRIDE] = self._pads["H", 0] * size
+        frame[f.PADDED_H], frame[f.PADDED_P] = self._pads["H"], self._pads["P"]
+        frame[f.KEPT_STRIDE], frame[f.GRADIENT_STRIDE] = self.kept_stride, self.gradient_stride
+        frame[f.VECTOR_STRIDE] = self._pads["H"] * size
         frame[f.STATES] = len(cell.states)
-        frame[f.SCRATCH_BYTES] = (2 * sum(self.state_pads) + self.kept_width) * size
+        frame[f.SCRATCH_BYTES] = 2 * sum(self.state_strides) + self.kept_stride
         for k, width in enumerate(cell.state_widths):
-            frame[state_field(k, f.STATE_STRIDE)] = self.state_pads[k] * size
-            frame[state_field(k, f.ADJOINT_STRIDE)] = self.adjoint_pads[k] * size
+            frame[state_field(k, f.STATE_STRIDE)] = frame[state_field(k, f.ADJOINT_STRIDE)] = self.state_strides[k]
             frame[state_field(k, f.STATE_BYTES)] = sizes.width(width) * size
         self._pack_input(frame)
         frame[f.CHUNK] = max(CHUNK_ROWS, CHUNK_BYTES // int(frame[f.PROJECTED_STRIDE]))
         self._pack_stages(frame, self.plan.forward, self.program.forward)
-        vectors = aligned((max(len(cell.vectors), 1), self._pads["H", 0] + self._pads["H", 1]), self.dtype)
+        vectors = aligned((max(len(cell.vectors), 1), self._pads["H"]), self.dtype)
         vectors[...] = 0
         flat = vectors.reshape(-1)
         for index, name in enumerate(cell.vectors):
             if name in self.weights:
-                flat[index * self._pads["H", 0] :][:hidden] = self.weights[name]
+                flat[index * self._pads["H"] :][:hidden] = self.weights[name]
         self._place(frame, f.VECTORS, vectors)
         return frame
 
     def _pack_input(self, frame: Array) -> None:
         """All gates' input weights as one flat product, a gate after the other, each padded."""
-        gates, hidden, pad = self.program.gates, self.sizes.hidden_size, self._pads["H", 0]
+        gates, hidden, pad = self.program.gates, self.sizes.hidden_size, self._pads["H"]
         matrix = np.zeros((gates, pad, self.sizes.input_size), self.dtype)
         matrix[:, :hidden] = self.weights["weight_ih"].reshape(gates, hidden, self.sizes.input_size)
-        block = self.program.input.vectors * self.program.lanes
         flat = matrix.reshape(gates * pad, self.sizes.input_size)
         frame[f.FLAT_INPUT] = gates * pad
-        frame[f.PROJECTED_STRIDE] = pitch(padded(gates * pad, block), self.dtype.itemsize) * self.dtype.itemsize
-        self._place(frame, f.INPUT_WEIGHTS, pack_matrices([flat], block, self.dtype))
-        bias = aligned((padded(gates * pad, block),), self.dtype)
+        frame[f.PROJECTED_STRIDE] = pitch(gates * pad, self.dtype.itemsize) * self.dtype.itemsize
+        self._place(frame, f.INPUT_WEIGHTS, self._packed([flat], self.program.input))
+        bias = aligned((gates * pad,), self.dtype)
         bias[...] = 0
         if "bias" in self.weights:
             bias[: gates * pad].reshape(gates, pad)[:, :hidden] = self.weights["bias"].reshape(gates, hidden)
@@ -158,8 +169,11 @@ class TiledPack:
     def _pack_stages(self, frame: Array, stages: tuple[Stage, ...], tiles: list[TileStage]) -> None:
         for stage, tile in zip(stages, tiles, strict=True):
             for product in stage.products:
-                packed = pack_matrices(self._matrices(product), tile.vectors * self.program.lanes, self.dtype)
+                packed = self._packed(self._matrices(product), tile)
                 self._place(frame, self.program.layout.weights[id(product)], packed)
+
+    def _packed(self, matrices: list[Array], tile: TileStage) -> Array:
+        return pack_matrices(matrices, tile.vectors, self.program.lanes, self.dtype)
 
     def _gate(self, gate: str) -> Array:
         """The (H, width of h) recurrent weights of a gate."""
@@ -184,6 +198,11 @@ class TiledPack:
         return self.native.weight_gradient(self.dtype)
 
     @lazy
+    def one(self) -> Array:
+        """The factor of sums of rows."""
+        return np.ones(1, self.dtype)
+
+    @lazy
     def weight_parts(self) -> list[WeightPart]:
         """What the weight gradients are computed in."""
         from fastrnn.backends.tiled.parts import merged, parts_of  # only training needs them
@@ -199,8 +218,8 @@ class TiledPack:
         frame[f.CHUNK] = max(CHUNK_ROWS, CHUNK_BYTES // int(frame[f.GRADIENT_STRIDE]))
         self._pack_stages(frame, self.plan.backward, self.program.backward)
         self._pack_stages(frame, self.plan.finish, self.program.finish)
-        block = self.program.input_gradient.vectors * self.program.lanes
-        self._place(frame, f.INPUT_GRADIENT_WEIGHTS, pack_matrices([self.weights["weight_ih"].T], block, self.dtype))
+        packed = self._packed([self.weights["weight_ih"].T], self.program.input_gradient)
+        self._place(frame, f.INPUT_GRADIENT_WEIGHTS, packed)
         for index, column in enumerate(self.plan.input_columns):
             frame[layout.input_segments + index] = self.gradient_offsets[column] * size
         for product in layout.products():

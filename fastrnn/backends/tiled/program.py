@@ -13,7 +13,6 @@ from fastrnn.backends.tiled.target import Target
 from fastrnn.backends.tiled.tile import Rows, TileProduct, TileStage, View, emit_stage
 from fastrnn.plan import Place, Plan, Product, Stage
 
-FORWARD_PADS, BACKWARD_PADS = (f.FORWARD_H, f.FORWARD_P), (f.BACKWARD_H, f.BACKWARD_P)
 WIDTHS = {"H": f.HIDDEN_SIZE, "P": f.PROJ_SIZE}
 KINDS = 5  # of stages:
 INPUT_STAGE, FORWARD_STEP, BACKWARD_STEP, FINISH_STEP, INPUT_GRADIENT_STAGE = range(KINDS)
@@ -31,9 +30,9 @@ class Program:
         self.plan, self.dtype, self.target = plan, dtype, target
         self.layout = Layout(plan)
         self.gates = len(plan.cell.input_gates)
-        self.forward = [self._stage(s, FORWARD_PADS) for s in plan.forward]
-        self.backward = [self._stage(s, BACKWARD_PADS, with_dy=True) for s in plan.backward]
-        self.finish = [self._stage(s, BACKWARD_PADS) for s in plan.finish]
+        self.forward = [self._stage(s) for s in plan.forward]
+        self.backward = [self._stage(s, with_dy=True) for s in plan.backward]
+        self.finish = [self._stage(s) for s in plan.finish]
         self.input = self._input_stage()
         self.input_gradient = self._input_gradient_stage()
         self.lanes = target.lanes(dtype)
@@ -61,14 +60,10 @@ class Program:
                 emit_stage(emit, stage, frame, zero, rows, emit.flag(True))
             emit.meet(frame)
 
-    def block(self, stages: list[TileStage]) -> int:
-        """The largest block of units, in values, of some stages: what their rows are padded to a multiple of."""
-        return max(s.vectors for s in stages) * self.lanes
-
-    def _rows(self, place: Place, pads: tuple[int, int], after: bool = False) -> Rows:
+    def _rows(self, place: Place) -> Rows:
         kind, index = place
         if kind == "input":
-            return Rows(f.PROJECTED_INPUT, f.PROJECTED_STRIDE, hidden_before=index, pads=pads)
+            return Rows(f.PROJECTED_INPUT, f.PROJECTED_STRIDE, hidden_before=index)
         if kind == "vector":
             return Rows(f.VECTORS, hidden_before=index)
         if kind == "state":
@@ -78,12 +73,11 @@ class Program:
         hidden, projected = self.layout.column(place)
         if kind == "kept":
             return Rows(f.KEPT, f.KEPT_STRIDE, hidden_before=hidden, projected_before=projected)
-        address = f.GRADIENT_AFTER if after else f.GRADIENT
-        return Rows(address, f.GRADIENT_STRIDE, hidden_before=hidden, projected_before=projected, pads=BACKWARD_PADS)
+        return Rows(f.GRADIENT, f.GRADIENT_STRIDE, hidden_before=hidden, projected_before=projected)
 
-    def _product(self, product: Product, pads: tuple[int, int]) -> TileProduct:
+    def _product(self, product: Product) -> TileProduct:
         place = product.rows[0]
-        seeds = tuple(None if seed is None else self._rows(seed, pads) for seed in product.seeds)
+        seeds = tuple(None if seed is None else self._rows(seed) for seed in product.seeds)
         if place[0] == "gradient":
             links = product.results[0].op == "adjoint"
             rows = Rows(f.GRADIENT_AFTER if links else f.GRADIENT, f.GRADIENT_STRIDE)
@@ -92,14 +86,12 @@ class Program:
             return TileProduct(rows, depth, 1, self.layout.weights[id(product)], seeds, first, len(product.rows))
         operand = self.plan.gradient.operands[product.names[0]]
         depth = WIDTHS[self.plan.cell.width(operand)]
-        return TileProduct(
-            self._rows(place, pads), depth, len(product.results), self.layout.weights[id(product)], seeds
-        )
+        return TileProduct(self._rows(place), depth, len(product.results), self.layout.weights[id(product)], seeds)
 
-    def _stage(self, stage: Stage, pads: tuple[int, int], with_dy: bool = False) -> TileStage:
-        products = tuple(self._product(p, pads) for p in stage.products)
+    def _stage(self, stage: Stage, with_dy: bool = False) -> TileStage:
+        products = tuple(self._product(p) for p in stage.products)
         vectors = vectors_of(sum(p.sums for p in products))
-        return TileStage(products, vectors, WIDTHS[stage.width], _Epilogue(self, stage, pads, with_dy), long=True)
+        return TileStage(products, vectors, WIDTHS[stage.width], _Epilogue(self, stage, with_dy), long=True)
 
     def _input_stage(self) -> TileStage:
         """All input products as one flat product: ``projected_input = bias + x weights``."""
@@ -131,8 +123,8 @@ class Program:
 class _Epilogue:
     """What follows a stage's products, for one row and one vector of units: loads, arithmetic, stores."""
 
-    def __init__(self, program: Program, stage: Stage, pads: tuple[int, int], with_dy: bool) -> None:
-        self.program, self.stage, self.pads, self.with_dy = program, stage, pads, with_dy
+    def __init__(self, program: Program, stage: Stage, with_dy: bool) -> None:
+        self.program, self.stage, self.with_dy = program, stage, with_dy
 
     def __call__(self, emit: Emitter, view: View, sums: list[Any]) -> None:
         from fastrnn.backends.tiled.arithmetic import evaluate  # which only a compilation needs
@@ -142,7 +134,7 @@ class _Epilogue:
         for node, total in zip(results, sums, strict=True):
             known[node.number] = self._with_dy(emit, view, total, node.op, node.name)
         for number, place in self.stage.loads.items():
-            loaded = emit.load(view.at(self.program._rows(place, self.pads)))
+            loaded = emit.load(view.at(self.program._rows(place)))
             known[number] = self._with_dy(emit, view, loaded, place[0], place[1])
         always: list[tuple[Any, Any]] = []
         recorded: list[tuple[Any, Any]] = []
@@ -166,7 +158,7 @@ class _Epilogue:
         if place[0] == "state":
             rows = Rows(state_field(place[1], f.STATE_OUT), state_field(place[1], f.STATE_STRIDE))
             return view.at(rows)
-        return view.at(self.program._rows(place, self.pads))
+        return view.at(self.program._rows(place))
 
     def _with_dy(self, emit: Emitter, view: View, value: Any, kind: str, index: Any) -> Any:
         """The gradient of the output's state has, besides what the next step hands back, dy of this step."""

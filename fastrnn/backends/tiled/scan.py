@@ -9,11 +9,9 @@ import numpy as np
 
 from fastrnn.backends.contract import Array, Rows
 from fastrnn.backends.tiled import frame as f
-from fastrnn.backends.tiled.frame import address
-from fastrnn.backends.tiled.pack import TiledPack, borrowed
+from fastrnn.backends.tiled.pack import Room, TiledPack
 from fastrnn.threads import checkpoint
 
-BYTE = np.dtype(np.uint8)
 HEADS = 5  # short pieces of time in which workers may come that are being woken
 
 
@@ -67,9 +65,9 @@ class Scan:
         if self.backward:
             return frames, None
         steps = max(1, min(self.most // max(rows, 1), self.rows.longest))
-        size = -(-self.native.room(self.frame, rows, steps, members) // 64) * 64
-        scratch = borrowed((1 if members > 1 else count, size), BYTE)
-        frames[:, f.SCRATCH] = address(scratch) + (0 if members > 1 else size * np.arange(count))
+        size = self.native.room(self.frame, rows, steps, members)
+        scratch = Room(*[size] * (1 if members > 1 else count))
+        frames[:, f.SCRATCH] = scratch.at
         return frames, scratch
 
     def _in_pieces(self, low: int, high: int) -> None:

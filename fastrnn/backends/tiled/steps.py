@@ -12,8 +12,7 @@ from fastrnn.backends.contract import Array, Rows, States
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.crew import INT64, NOBODY, WORTH_WAKING, Crew
 from fastrnn.backends.tiled.frame import address
-from fastrnn.backends.tiled.pack import TiledPack, aligned
-from fastrnn.backends.tiled.scan import BYTE
+from fastrnn.backends.tiled.pack import Room, TiledPack, aligned
 
 if TYPE_CHECKING:
     from fastrnn.backends.tiled.backend import TiledBackend
@@ -74,9 +73,9 @@ class Steps:
                 frame[field], frame[field + 2] = address(between[at]), between[at].strides[0]
         for k, fields in enumerate(pack.state_fields):
             point(frame, fields + f.STATE_INITIAL, state[k][index], fields + f.STATE_FINAL, final[k][index])
-        scratch = aligned((self.crew.native.room(frame, self.rows.batch, 1, f.MOST_MEMBERS),), BYTE)
+        scratch = Room(self.crew.native.room(frame, self.rows.batch, 1, f.MOST_MEMBERS))
         self.held.append(scratch)
-        frame[f.SCRATCH] = address(scratch)
+        frame[f.SCRATCH] = scratch.at[0]
         return frame
 
     def _by_team(self, members: int) -> int:

@@ -30,19 +30,21 @@ if TYPE_CHECKING:
 
 
 class _Lines(Record):
-    """Consecutive rows: the gates' gradients, and by place what products multiplied: an array, and byte offsets in it
-    where the rows begin."""
+    """Consecutive rows, by addresses: the gates' gradients, and by place what products multiplied.
 
-    gradient: Array
-    operands: Mapping[Place, tuple[Array, Array]]
+    That has a base, a table of each row's offset from it in bytes, and a width in bytes. ``held`` keeps it all alive.
+    """
 
-    def __len__(self) -> int:
-        return len(self.gradient)
+    count: int
+    gradient: int
+    stride: int
+    operands: Mapping[Place, tuple[int, int, int]]
+    held: Any
 
     def cut(self, first: int, last: int) -> _Lines:
         """The rows ``first`` to ``last - 1``."""
-        operands = {place: (array, offsets[first:last]) for place, (array, offsets) in self.operands.items()}
-        return _Lines(self.gradient[first:last], operands)
+        operands = {place: (base, table + 8 * first, width) for place, (base, table, width) in self.operands.items()}
+        return _Lines(last - first, self.gradient + first * self.stride, self.stride, operands, self.held)
 
 
 class Product:
@@ -81,7 +83,7 @@ class TiledSums:
 
     def add(self, tape: Tape, work: Work) -> list[Task]:
         """See the contract."""
-        runs = self._runs(tape, _lines(tape, work))
+        runs = self._runs(_lines(tape, work))
         if not runs:
             return []
         tasks: list[Task] = []
@@ -92,59 +94,59 @@ class TiledSums:
             self._more = 1
         return tasks
 
-    def _runs(self, tape: Tape, lines: _Lines) -> list[_Lines]:
+    def _runs(self, lines: _Lines) -> list[_Lines]:
         """The rows whose blocks are complete with this piece, last block first; the others wait."""
-        count, end = len(lines), self._begin
+        count, end = lines.count, self._begin
         if count == 0:
             return []
         first = self._begin = end - count
         block = (end - 1) // BLOCK * BLOCK - first  # where the last row's block begins in this piece
         if block < 0:
-            self._waiting = _copied(tape, lines, self._waiting)
+            self._waiting = _copied(lines, self._waiting)
             return []
         runs = []
         if self._waiting is not None:
-            runs.append(_copied(tape, lines.cut(block, count), self._waiting))
+            runs.append(_copied(lines.cut(block, count), self._waiting))
             count = block
         rest = -first % BLOCK
         if count > rest:
-            runs.append(lines.cut(rest, count))
-        self._waiting = _copied(tape, lines.cut(0, rest), None) if rest else None
+            runs.append(lines if count - rest == lines.count else lines.cut(rest, count))
+        self._waiting = _copied(lines.cut(0, rest), None) if rest else None
         return runs
 
     def _products(self, pack: TiledPack, lines: _Lines, turn: int) -> Iterator[Product]:
         """Tasks for all weights, each for rows of a weight in pieces small enough for a checkpoint after each."""
-        left, stride, size = address(lines.gradient), lines.gradient.strides[0], pack.dtype.itemsize
+        size, begins = pack.dtype.itemsize, {name: address(array) for name, array in self.into.items()}
         for part in pack.weight_parts:
-            weight, right = self.into[part.weight], lines.operands[part.place]
-            most = max(8, int(PIECE / max(len(lines) * weight.shape[1], 1)) // 8 * 8)
+            base, table, _ = lines.operands[part.place]
+            stride, width = self.into[part.weight].strides[0], self.into[part.weight].shape[1]
+            most = max(8, int(PIECE / max(lines.count * width, 1)) // 8 * 8)
             for first in range(0, part.rows, most):
-                start, row = left + (part.column + first) * size, part.row + first
-                into = weight[row : min(row + most, part.row + part.rows)]
-                yield self._product(pack, (start, stride), right, into, turn, lines)
+                left = lines.gradient + (part.column + first) * size, lines.stride
+                into = begins[part.weight] + (part.row + first) * stride, stride, width
+                yield self._product(pack, (*left, base, table), into, min(most, part.rows - first), lines, turn)
 
     def _sum_of_vectors(self, pack: TiledPack, lines: _Lines, turn: int) -> Product:
         """The gradients of biases and other vectors: sums over all rows, as a product with a row of ones."""
+        width, size = lines.stride // pack.dtype.itemsize, lines.stride
         if self._vectors is None:
-            self._vectors = np.zeros((1, lines.gradient.shape[1]), pack.dtype)
-        one = np.ones(1, pack.dtype)
-        right = lines.gradient, np.arange(len(lines), dtype=np.int64) * lines.gradient.strides[0]
-        product = self._product(pack, (address(one), 0), right, self._vectors, turn, (lines, one))
-        product.finish = partial(self._hand_out, pack, self._vectors[0])
+            self._vectors = np.zeros(width, pack.dtype)
+        table = _multiples(lines.count, lines.stride)
+        factors = address(pack.one), 0, lines.gradient, address(table)
+        product = self._product(pack, factors, (address(self._vectors), size, width), 1, lines, turn, table)
+        product.finish = partial(self._hand_out, pack, self._vectors)
         return product
 
     def _product(
-        self, pack: TiledPack, left: tuple[int, int], right: tuple[Array, Array], into: Array, turn: int, held: Any
-    ) -> Product:
-        """``into`` = or += left x right: an address and a stride, an array and a table of offsets in it."""
+        self, pack: TiledPack, factors: tuple[int, int, int, int], into: tuple[int, int, int], rows: int,
+        lines: _Lines, turn: int, held: Any = None,
+    ) -> Product:  # fmt: skip
+        """So many rows of ``into`` = or += left x right: an address, a stride and a width; and of the factors the
+        address and stride of the left one, the base and the table of the right one."""
         frame = np.zeros(f.OUTER_SIZE, np.int64)
         frame[f.KERNEL], frame[f.PROGRAM] = pack.outer
-        array, offsets = right
-        frame[f.OUTER_A : f.OUTER_WIDTH + 1] = (
-            *left, address(array), address(offsets), len(offsets), address(into), into.strides[0], into.shape[1],
-        )  # fmt: skip
-        span = (0, into.shape[0], self._more, len(offsets))
-        return Product(pack.native, frame, span, turn, (held, right, into))
+        frame[f.OUTER_A : f.OUTER_WIDTH + 1] = (*factors, lines.count, *into)
+        return Product(pack.native, frame, (0, rows, self._more, lines.count), turn, (lines, held, self))
 
     def _hand_out(self, pack: TiledPack, sums: Array) -> None:
         """Each vector's part of the sums."""
@@ -159,22 +161,30 @@ class TiledSums:
 def _lines(tape: Tape, work: Work) -> _Lines:
     """All rows of a piece, where backward has left them."""
     rows, pack = tape.rows, tape.pack
-    operands: dict[Place, tuple[Array, Array]] = {}
+    tables: list[Array] = []
+    operands: dict[Place, tuple[int, int, int]] = {}
     for place in (X, *pack.plan.operands.values()):
         kind, index = place
         if place in operands:
             continue
         if kind == "x":
-            tables = rows.order, rows.lengths, rows.active, rows.base
-            operands[place] = tape.x, pack.native.step_offsets(*tables, tape.reverse, *tape.x.strides[:2])
+            base = address(tape.x)
+            sources = rows.order, rows.lengths, rows.active, rows.base
+            table = pack.native.step_offsets(*sources, tape.reverse, *tape.x.strides[:2])
         elif kind == "state":
-            history = tape.history[index]
-            stride = history.strides[0]
-            operands[place] = history, pack.native.history_offsets(rows.active, rows.base, rows.batch, stride)
+            base = tape.room.at[1 + index]
+            table = pack.native.history_offsets(rows.active, rows.base, rows.batch, pack.state_strides[index])
         else:
-            column = pack.kept_offsets[index] * pack.dtype.itemsize
-            operands[place] = tape.kept, np.arange(rows.total, dtype=np.int64) * tape.kept.strides[0] + column
-    return _Lines(work.gradient, operands)
+            base = tape.room.at[0] + pack.kept_offsets[index] * pack.dtype.itemsize
+            table = _multiples(rows.total, pack.kept_stride)
+        tables.append(table)
+        operands[place] = base, address(table), _width(tape, place) * pack.dtype.itemsize
+    return _Lines(rows.total, work.room.at[0], pack.gradient_stride, operands, (tape, work, tables))
+
+
+def _multiples(count: int, step: int) -> Array:
+    """0, step, 2 step and so on: the offsets of rows with a fixed stride."""
+    return np.arange(0, count * step, step, dtype=np.int64)
 
 
 def _width(tape: Tape, place: Place) -> int:
@@ -185,15 +195,30 @@ def _width(tape: Tape, place: Place) -> int:
     return sizes.width((plan.cell.state_widths if kind == "state" else plan.kept_widths)[index])
 
 
-def _copied(tape: Tape, lines: _Lines, after: _Lines | None) -> _Lines:
+def _copied(lines: _Lines, after: _Lines | None) -> _Lines:
     """Rows and those that come after them, at most a block, in memory of their own."""
     parts = [lines] if after is None else [lines, after]
-    count = sum(map(len, parts))
+    count = sum(part.count for part in parts)
+    held: list[Array] = []
+
+    def gathered(starts: list[int], width: int) -> int:
+        """The address of copies, side by side, of what stands there."""
+        own = np.empty((count, width), np.uint8)
+        held.append(own)
+        for row, start in enumerate(starts):
+            ctypes.memmove(address(own) + row * width, start, width)
+        return address(own)
+
     operands = {}
-    for place in lines.operands:
-        own = np.empty((count, _width(tape, place)), tape.pack.dtype)
-        starts = [address(array) + offset for array, table in (p.operands[place] for p in parts) for offset in table]
-        for row, start in zip(own, starts, strict=True):
-            ctypes.memmove(address(row), int(start), row.nbytes)
-        operands[place] = own, np.arange(count, dtype=np.int64) * own.strides[0]
-    return _Lines(np.concatenate([part.gradient for part in parts]), operands)
+    for place, (_, _, width) in lines.operands.items():
+        tables = [(base, _words(table, part.count)) for part in parts for base, table, _ in [part.operands[place]]]
+        base = gathered([base + int(offset) for base, table in tables for offset in table], width)
+        held.append(_multiples(count, width))
+        operands[place] = base, address(held[-1]), width
+    starts = [part.gradient + row * part.stride for part in parts for row in range(part.count)]
+    return _Lines(count, gathered(starts, lines.stride), lines.stride, operands, held)
+
+
+def _words(at: int, count: int) -> list[int]:
+    """The int64 numbers that stand at an address."""
+    return list((ctypes.c_int64 * count).from_address(at))

@@ -3,7 +3,7 @@
 ``sum[row][vector] += rows[row][k] * weights[k][vector]`` for all k in one fixed order, whatever the number of rows at
 once: that is why a row's bits do not depend on the rows beside it. Weights are packed by blocks of units,
 ``[block][k][sum][vector][lane]``, so that a block's gates are computed side by side and the cell's arithmetic can
-follow at once.
+follow at once. Where one vector is left of a block of two, the last block is *narrow* and has no more than that.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ class Rows(NamedTuple):
     table: int = -1
     hidden_before: int = 0
     projected_before: int = 0
-    pads: tuple[int, int] = (f.FORWARD_H, f.FORWARD_P)
 
 
 class TileProduct(NamedTuple):
@@ -49,7 +48,7 @@ class TileStage(NamedTuple):
 
     ``vectors`` units' vectors a block; ``width`` the field of the number of units; ``epilogue`` emits what follows:
     ``epilogue(emit, view, sums)`` for one row and one vector of units, given the sums of all products. ``long`` says
-    that this is a cell's arithmetic, not a mere store.
+    that this is a cell's arithmetic, not a mere store. ``before`` is how many vectors each block before this one has.
     """
 
     products: tuple[TileProduct, ...]
@@ -57,10 +56,20 @@ class TileStage(NamedTuple):
     width: int
     epilogue: Callable[[Emitter, View, list[Any]], None]
     long: bool = False
+    before: int = 0
 
     @property
     def accumulators(self) -> int:
         return max(1, sum(p.sums for p in self.products)) * self.vectors
+
+    @property
+    def pitch(self) -> int:
+        """Vectors from one block to the next."""
+        return self.before or self.vectors
+
+    def narrow(self) -> TileStage:
+        """The same for a last block of one vector."""
+        return self._replace(vectors=1, before=self.vectors)
 
 
 class View:
@@ -84,7 +93,7 @@ class View:
             if rows.table >= 0:
                 entry = emit.sum(self.field(rows.table), emit.times(self.row, 8))
                 found = emit.sum(found, emit.read_whole(entry))
-            for count, pad in zip((rows.hidden_before, rows.projected_before), rows.pads, strict=True):
+            for count, pad in ((rows.hidden_before, f.PADDED_H), (rows.projected_before, f.PADDED_P)):
                 if count:
                     found = emit.sum(found, emit.times(self.field(pad), count * emit.size))
             self._bases[rows] = found
@@ -101,42 +110,66 @@ class View:
 
 def emit_stage(emit: Emitter, stage: TileStage, frame: Any, start: Any, stop: Any, with_products: Any) -> None:
     """The loops over a stage's blocks, those of the frame's member of a team, and rows ``start .. stop - 1``."""
-    first_block, last_block = _blocks_of_member(emit, stage, frame)
-    tiles = {height: _tile_function(emit, stage, height, 1) for height in emit.target.heights(stage.accumulators)}
+    first, narrow, last = _blocks_of_member(emit, stage, frame)
+    kinds = [(stage, first, narrow)]
+    if stage.vectors == 2:
+        kinds.append((stage.narrow(), narrow, last))
+    tiles = [{height: _tile_function(emit, kind, height, 1) for height in _heights(emit, kind)} for kind, _, _ in kinds]
     single = emit.equal(emit.difference(stop, start), emit.whole(1))
     with emit.either(single) as (one, many):
         with one:  # a lone row: more blocks at once, so that enough sums are under way to hide the latency of each
-            first, span = first_block, _span(emit, stage)
-            if span > 1:
-                wide = _tile_function(emit, stage, 1, span)
-                with emit.loop(first, last_block, span, []) as (block, _, end):
-                    wide(frame, start, block, with_products)
-                first = end[-1]
-            with emit.loop(first, last_block, 1, []) as (block, _, _end):
-                tiles[1](frame, start, block, with_products)
-        with many, emit.loop(first_block, last_block, 1, []) as (block, _, _end):
-            row = start
-            for height, tile in tiles.items():
-                with emit.loop(row, stop, height, []) as (first_row, _, end):
-                    tile(frame, first_row, block, with_products)
-                row = end[-1]
+            for (kind, begin, end), heights in zip(kinds, tiles, strict=True):
+                for span in _spans(emit, kind):
+                    tile = heights[1] if span == 1 else _tile_function(emit, kind, 1, span)
+                    with emit.loop(begin, end, span, []) as (block, _, after):
+                        tile(frame, start, block, with_products)
+                    begin = after[-1]
+        with many:
+            for (_, begin, end), heights in zip(kinds, tiles, strict=True):
+                with emit.loop(begin, end, 1, []) as (block, _, _after):
+                    _rows_of_block(emit, heights, frame, start, stop, block, with_products)
 
 
-def _blocks_of_member(emit: Emitter, stage: TileStage, frame: Any) -> tuple[Any, Any]:
-    """(first, last): a stage's blocks of units, or those that are the member's where a team shares them."""
+def _rows_of_block(
+    emit: Emitter, tiles: dict[int, Callable[..., None]], frame: Any, start: Any, stop: Any, block: Any,
+    with_products: Any,
+) -> None:  # fmt: skip
+    """Rows ``start .. stop - 1`` of a block, as many at once as there are tiles for."""
+    row = start
+    for height, tile in tiles.items():
+        with emit.loop(row, stop, height, []) as (first_row, _, end):
+            tile(frame, first_row, block, with_products)
+        row = end[-1]
+
+
+def _heights(emit: Emitter, stage: TileStage) -> tuple[int, ...]:
+    return emit.target.heights(stage.accumulators)
+
+
+def _blocks_of_member(emit: Emitter, stage: TileStage, frame: Any) -> tuple[Any, Any, Any]:
+    """(first, narrow, last): a stage's blocks of units, or those that are the member's where a team shares them.
+
+    Those from ``narrow`` on, one at most, have but one vector.
+    """
     width, team, member = (
         emit.read_whole(emit.sum(frame, emit.whole(8 * field))) for field in (stage.width, f.TEAM, f.MEMBER)
     )
-    block_units = stage.vectors * emit.lanes
-    blocks = emit.quotient(emit.sum(width, emit.whole(block_units - 1)), emit.whole(block_units))
+    vectors = emit.quotient(emit.sum(width, emit.whole(emit.lanes - 1)), emit.whole(emit.lanes))
+    blocks = emit.quotient(emit.sum(vectors, emit.whole(stage.vectors - 1)), emit.whole(stage.vectors))
     members = emit.greater(team, emit.whole(1))
-    first, last = emit.times(blocks, member), emit.times(blocks, emit.sum(member, emit.whole(1)))
-    return emit.quotient(first, members), emit.quotient(last, members)
+    first, last = (
+        emit.quotient(emit.times(blocks, number), members) for number in (member, emit.sum(member, emit.whole(1)))
+    )
+    if stage.vectors != 2:
+        return first, last, last
+    whole = emit.quotient(vectors, emit.whole(2))
+    return first, emit.greater(first, emit.lesser(last, whole)), last
 
 
-def _span(emit: Emitter, stage: TileStage) -> int:
+def _spans(emit: Emitter, stage: TileStage) -> tuple[int, ...]:
     """Blocks that a lone row takes at once: eight sums at least are needed to hide the latency of each."""
-    return max(1, (8 if emit.target.registers == 32 else 4) // stage.accumulators)
+    most = 1 if stage.before else (8 if emit.target.registers == 32 else 4) // stage.accumulators
+    return (most, 1) if most > 1 else (1,)
 
 
 def _tile_function(caller: Emitter, stage: TileStage, height: int, span: int) -> Callable[..., None]:
@@ -164,7 +197,7 @@ def _tile_function(caller: Emitter, stage: TileStage, height: int, span: int) ->
 
 def _unit(emit: Emitter, stage: TileStage, block: Any, vector: int) -> Any:
     """The first unit of a vector of the tile."""
-    return emit.sum(emit.times(block, stage.vectors * emit.lanes), emit.whole(vector * emit.lanes))
+    return emit.sum(emit.times(block, stage.pitch * emit.lanes), emit.whole(vector * emit.lanes))
 
 
 def _places(views: list[View], units: list[Any]) -> Iterator[View]:
@@ -190,7 +223,7 @@ def _accumulate(
     depth = views[0].field(product.depth)
     step = product.sums * stage.vectors  # vectors of weights for one k and one block
     count = max(product.several, 1)
-    size = emit.times(depth, count * step * emit.lanes * emit.size)
+    size = emit.times(depth, count * product.sums * stage.pitch * emit.lanes * emit.size)
     weights = emit.sum(views[0].field(product.weights), emit.times(block, size))
     panels = [emit.sum(weights, emit.times(size, s)) for s in range(len(units) // stage.vectors)]
     start = _start(emit, product, views, units)
