@@ -14,6 +14,7 @@ from fastrnn.backends.tiled.tile import Rows, TileProduct, TileStage, View, emit
 from fastrnn.plan import Place, Plan, Product, Stage
 
 WIDTHS = {"H": f.HIDDEN_SIZE, "P": f.PROJ_SIZE}
+DY = Rows(f.DY, table=f.DY_OFFSETS)
 KINDS = 5  # of stages:
 INPUT_STAGE, FORWARD_STEP, BACKWARD_STEP, FINISH_STEP, INPUT_GRADIENT_STAGE = range(KINDS)
 
@@ -91,7 +92,8 @@ class Program:
     def _stage(self, stage: Stage, with_dy: bool = False) -> TileStage:
         products = tuple(self._product(p) for p in stage.products)
         vectors = vectors_of(sum(p.sums for p in products))
-        return TileStage(products, vectors, WIDTHS[stage.width], _Epilogue(self, stage, with_dy), long=True)
+        epilogue = _Epilogue(self, stage, with_dy)
+        return TileStage(products, vectors, WIDTHS[stage.width], epilogue, True, epilogue.reads())
 
     def _input_stage(self) -> TileStage:
         """All input products as one flat product: ``projected_input = bias + x weights``."""
@@ -151,6 +153,15 @@ class _Epilogue:
         for address, value in always:
             emit.store(address, value)
 
+    def reads(self) -> tuple[Rows, ...]:
+        """What it reads of the tape, and dy."""
+        rows = [self.program._rows(place) for place in self.stage.loads.values() if place[0] == "kept"]
+        results = [node for product in self.stage.products for node in product.results]
+        adjoints = [(node.op, node.name) for node in results] + list(self.stage.loads.values())
+        if self.with_dy and ("adjoint", 0) in adjoints:
+            rows.append(DY)
+        return tuple(rows)
+
     def _remaining(self, view: View) -> Any:
         return view.remaining(WIDTHS[self.stage.width])
 
@@ -164,5 +175,5 @@ class _Epilogue:
         """The gradient of the output's state has, besides what the next step hands back, dy of this step."""
         if not self.with_dy or (kind, index) != ("adjoint", 0):
             return value
-        dy = emit.load_first(view.at(Rows(f.DY, table=f.DY_OFFSETS)), self._remaining(view))
+        dy = emit.load_first(view.at(DY), self._remaining(view))
         return emit.add(value, dy)

@@ -48,7 +48,8 @@ class TileStage(NamedTuple):
 
     ``vectors`` units' vectors a block; ``width`` the field of the number of units; ``epilogue`` emits what follows:
     ``epilogue(emit, view, sums)`` for one row and one vector of units, given the sums of all products. ``long`` says
-    that this is a cell's arithmetic, not a mere store. ``before`` is how many vectors each block before this one has.
+    that this is a cell's arithmetic, not a mere store; ``reads`` are rows that it reads and nothing has read lately:
+    they are fetched while the products are under way. ``before`` is how many vectors each block before this one has.
     """
 
     products: tuple[TileProduct, ...]
@@ -56,6 +57,7 @@ class TileStage(NamedTuple):
     width: int
     epilogue: Callable[[Emitter, View, list[Any]], None]
     long: bool = False
+    reads: tuple[Rows, ...] = ()
     before: int = 0
 
     @property
@@ -180,6 +182,11 @@ def _tile_function(caller: Emitter, stage: TileStage, height: int, span: int) ->
         views = [View(emit, frame, emit.sum(row, emit.whole(m))) for m in range(height)]
         units = [_unit(emit, stage, block, vector) for vector in range(stage.vectors * span)]
         in_turn = stage.long and height > 1  # see `InMemory`
+        if in_turn and stage.reads:
+            with emit.loop(emit.whole(0), emit.whole(height), 1, []) as (m, _, _end):
+                for view in _places([View(emit, frame, emit.sum(row, m))], units):
+                    for rows in stage.reads:
+                        emit.prefetch(view.at(rows))
         sums: list[Sums] = []
         for product in stage.products:
             count = height * len(units) * product.sums
