@@ -330,6 +330,17 @@ def test_a_run_can_be_kept_to_an_instruction_set(name: str) -> None:
     )
 
 
+def test_the_peak_of_a_machine_without_fused_multiply_adds_is_not_that_of_their_emulation() -> None:
+    program = (
+        "from fastrnn.bench import kernels; "
+        "made = [kernels.multiply_add(4, 8), kernels.activations(4, 2)]; "
+        "print(*('fma' in text for kernel in made for text in kernel.inspect_asm().values()))"
+    )
+    variables = {**os.environ, **environment("numba", 1, "baseline")}
+    shown = subprocess.run([sys.executable, "-c", program], env=variables, capture_output=True, text=True, check=True)
+    assert shown.stdout.split() == ["False", "False"]
+
+
 def test_who_cannot_be_kept_to_an_instruction_set_does_not_take_part() -> None:
     assert isa.variables("avx2", "onnxruntime") is None and isa.variables("avx2", "jax") is None
 

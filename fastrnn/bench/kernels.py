@@ -56,18 +56,21 @@ def _total(builder: Any, vectors: list[Any]) -> Any:
     return number
 
 
-def _fma(builder: Any, lanes: int) -> Any:
+def _multiply_add(builder: Any, lanes: int) -> Any:
+    """In one instruction where the processor has it, in two where it has not."""
     kind = _vector(lanes)
-    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), f"llvm.fma.v{lanes}f32")
+    return cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(kind, [kind] * 3), f"llvm.fmuladd.v{lanes}f32"
+    )
 
 
 def multiply_add(lanes: int, accumulators: int) -> Kernel:
-    """``f(n)``: n rounds of independent fused multiply-adds, one for each accumulator."""
+    """``f(n)``: n rounds of independent multiply-adds, one for each accumulator."""
 
     @intrinsic  # type: ignore[untyped-decorator]
     def rounds(_context: Any, count: Any) -> Any:
         def codegen(_target: Any, builder: Any, _signature: Any, args: Any) -> Any:
-            fma = _fma(builder, lanes)
+            fma = _multiply_add(builder, lanes)
             starts = [_vector(lanes, 0.5 + k) for k in range(accumulators)]
             scale, shift = _vector(lanes, 0.999), _vector(lanes, 0.001)
             return _total(
@@ -85,7 +88,7 @@ def activations(lanes: int, chains: int) -> Kernel:
     @intrinsic  # type: ignore[untyped-decorator]
     def rounds(_context: Any, count: Any) -> Any:
         def codegen(_target: Any, builder: Any, _signature: Any, args: Any) -> Any:
-            fma = _fma(builder, lanes)
+            fma = _multiply_add(builder, lanes)
 
             def tanh(x: Any) -> Any:
                 for limit, order in ((_vector(lanes, -8.0), "<"), (_vector(lanes, 8.0), ">")):
