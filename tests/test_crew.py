@@ -218,6 +218,14 @@ def test_a_short_call_after_a_pause_goes_alone(monkeypatch: pytest.MonkeyPatch) 
     now += 1.1 * crews.SOON
     assert crew.size(2, crews.WORTH_WAKING) == 2
 
+    def takes_long(scan: object, members: int) -> None:
+        nonlocal now
+        now += 10 * crews.SOON
+
+    monkeypatch.setattr(crew, "_shared", takes_long)
+    crew.share([mock.Mock()], 2, False)
+    assert crew.size(2, short) == 2
+
 
 def test_what_is_worth_sharing_depends_on_the_distance(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measured at the first shared call and again after many; where it is too far, once after many calls."""

@@ -102,7 +102,7 @@ class Crew:
         self._lock = threading.Lock()
         self._workers: list[_Worker] = []
         self._boxes = NOBODY
-        self._last = 0.0  # when the last call began that had a use for workers
+        self._last = 0.0  # when the last call that had a use for workers began or, if it was shared, ended
         self._strikes = 0.0  # of late, calls in which a processor was missing
         self._in_vain = 0  # how often workers have been woken since one last took part in a call
         self._alone_until = 0.0  # when to try again after that
@@ -217,6 +217,7 @@ class Crew:
             self._apart(scans, -(-members // len(scans)), members)
         else:
             self._shared(scans[0], members)
+        self._last = time.perf_counter()
 
     def _shared(self, scan: Scan, members: int) -> None:
         """One scan by a team."""
