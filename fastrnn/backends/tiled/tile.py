@@ -114,7 +114,7 @@ def emit_stage(emit: Emitter, stage: TileStage, frame: Any, start: Any, stop: An
     """The loops over a stage's blocks, those of the frame's member of a team, and rows ``start .. stop - 1``."""
     first, narrow, last = _blocks_of_member(emit, stage, frame)
     kinds = [(stage, first, narrow)]
-    if stage.vectors == 2:
+    if stage.vectors == 2:  # wider blocks are those of all gates' inputs, which always come whole
         kinds.append((stage.narrow(), narrow, last))
     tiles = [{height: _tile_function(emit, kind, height, 1) for height in _heights(emit, kind)} for kind, _, _ in kinds]
     single = emit.equal(emit.difference(stop, start), emit.whole(1))
