@@ -13,7 +13,7 @@ import numpy as np
 from fastrnn import checks
 from fastrnn.backends.contract import Array, StepOf
 from fastrnn.layout import rows_of
-from fastrnn.threads import get_num_threads, renew_after_fork
+from fastrnn.threads import renew_after_fork
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -83,30 +83,31 @@ class Stream:
         TypeError, ValueError
             For a wrong shape or dtype; the state is then left as it was.
         """
-        if type(x) is not np.ndarray or x.dtype is not self._dtype or not x.flags.carray:
-            x = np.ascontiguousarray(checks.array("x", x, self._dtype))
-        shape = self._shapes.get(x.shape)
-        if shape is None:
-            raise ValueError(f"x: expected {' or '.join(map(str, self._shapes))}, got {x.shape}")
-        if out is None:
-            y = out = np.empty(shape, self._dtype)
-        elif type(out) is np.ndarray and out.shape == shape and out.dtype is self._dtype and out.flags.carray:
-            y = out
-        else:
-            self._check_out(out, shape)
-            y = np.empty(shape, self._dtype)
+        if out is None and type(x) is np.ndarray and x.shape in self._shapes:
+            out = np.empty(self._shapes[x.shape], self._dtype)
         lock = self._lock
-        lock.acquire()  # a with statement takes as long as all checks above together
+        lock.acquire()  # a with statement takes twice as long
         try:
             packs = self._current()
             if packs is not self._packs:
                 self._bind(packs)
-            self._steps[self._turn].run(x, y, get_num_threads())
-            self._turn ^= 1
-            if y is not out:
-                out[...] = y
+            if self._steps[self._turn].run(x, out):  # it looks at what they are
+                self._turn ^= 1
+                return out  # type: ignore[return-value]  # None is not what a step can write to
         finally:
             lock.release()
+        return self._step_of_copies(x, out)
+
+    def _step_of_copies(self, x: ArrayLike, out: Array | None) -> Array:
+        """A step from and to what kernels cannot use as it is; what they can never use is an error."""
+        x = np.array(checks.array("x", x, self._dtype), order="C", ndmin=1)
+        shape = self._shapes.get(x.shape)
+        if shape is None:
+            raise ValueError(f"x: expected {' or '.join(map(str, self._shapes))}, got {x.shape}")
+        if out is None:
+            return self.step(x)
+        self._check_out(out, shape)
+        out[...] = self.step(x)
         return out
 
     def chunk(self, x: ArrayLike, out: Array | None = None) -> Array:

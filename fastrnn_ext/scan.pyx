@@ -653,24 +653,45 @@ def volley(cnp.ndarray box not None, int64_t rounds):
     return True
 
 
-cdef int64_t all_layers(
-    int64_t step_call, int64_t x, int64_t x_row, int64_t y, int64_t y_row, int64_t rows
-) noexcept nogil:
-    """One step of every layer; with more than one member the units are shared by a team. NO_MEMORY, or who took part."""
-    cdef const int64_t *table = words(step_call)
+cdef bint plain(object thing, const int64_t *table, int64_t width, int64_t axes, int flags) noexcept:
+    """Whether an object is an array of a step's dtype, rows and so on that can be used as it is."""
+    if not cnp.PyArray_CheckExact(thing):
+        return False
+    cdef cnp.ndarray array = thing
+    if cnp.PyArray_TYPE(array) != table[F_STEP_DTYPE] or not cnp.PyArray_ISNOTSWAPPED(array):
+        return False
+    if not cnp.PyArray_CHKFLAGS(array, flags) or cnp.PyArray_NDIM(array) != axes:
+        return False
+    if axes == 2:
+        return array.shape[0] == table[F_STEP_ROWS] and array.shape[1] == width
+    return axes == 1 and table[F_STEP_ROWS] == 1 and array.shape[0] == width
+
+
+cdef bint begin_step(const int64_t *table, object x, object y) noexcept:
+    """Point a step's frames at x and y, if these are plain arrays as it is said there; whether they are."""
     cdef int64_t here = table[F_STEP_FRAMES], layers = table[F_STEP_LAYERS]
     cdef int64_t members = table[F_STEP_MEMBERS], size = table[F_STEP_SIZE]
-    cdef int64_t m, k, joined = 1
-    cdef bint wrong = False
-    cdef int64_t *frame
+    cdef int64_t m, axes
+    if not cnp.PyArray_CheckExact(x):
+        return False
+    axes = cnp.PyArray_NDIM(x)
+    if not plain(x, table, table[F_STEP_INPUTS], axes, cnp.NPY_ARRAY_CARRAY_RO):
+        return False
+    if not plain(y, table, table[F_STEP_OUTPUTS], axes, cnp.NPY_ARRAY_CARRAY):
+        return False
     for m in range(members):
-        frame = words(here + 8 * size * m)
-        frame[F_X] = x
-        frame[F_X_ROW] = x_row
-        frame = words(here + 8 * size * (members * (layers - 1) + m))
-        frame[F_Y] = y
-        frame[F_Y_ROW] = y_row
-    for k in range(layers):
+        words(here + 8 * size * m)[F_X] = data(x)
+        words(here + 8 * size * (members * (layers - 1) + m))[F_Y] = data(y)
+    return True
+
+
+cdef int64_t all_layers(const int64_t *table) noexcept nogil:
+    """One step of every layer; with more than one member the units are shared by a team. NO_MEMORY, or who took part."""
+    cdef int64_t here = table[F_STEP_FRAMES], rows = table[F_STEP_ROWS]
+    cdef int64_t members = table[F_STEP_MEMBERS], size = table[F_STEP_SIZE]
+    cdef int64_t k, joined = 1
+    cdef bint wrong = False
+    for k in range(table[F_STEP_LAYERS]):
         if members == 1:
             call(here, 0, rows, 0, 1)
             wrong |= failed(words(here))
@@ -681,23 +702,26 @@ cdef int64_t all_layers(
     return NO_MEMORY if wrong else joined
 
 
-def step(int64_t step_call, cnp.ndarray x not None, cnp.ndarray y not None):
-    """See `Typed`."""
-    cdef int64_t rows = x.shape[0] if cnp.PyArray_NDIM(x) == 2 else 1
-    cdef int64_t here = data(x), into = data(y), x_row = cnp.PyArray_STRIDE(x, 0), y_row = cnp.PyArray_STRIDE(y, 0)
+def step(cnp.ndarray step_call not None, x, y):
+    """See `Native`."""
+    cdef const int64_t *table = words(data(step_call))
     cdef int64_t joined
+    if not begin_step(table, x, y):
+        return 0
     with nogil:
-        joined = all_layers(step_call, here, x_row, into, y_row, rows)
+        joined = all_layers(table)
     if joined == NO_MEMORY:
         raise MemoryError("no memory for what a kernel needs")
     return joined
 
 
-def brief_step(int64_t step_call, cnp.ndarray x not None, cnp.ndarray y not None):
-    """See `Typed`: with the interpreter's lock."""
-    cdef int64_t rows = x.shape[0] if cnp.PyArray_NDIM(x) == 2 else 1
-    cdef int64_t joined = all_layers(
-        step_call, data(x), cnp.PyArray_STRIDE(x, 0), data(y), cnp.PyArray_STRIDE(y, 0), rows)
+def brief_step(cnp.ndarray step_call not None, x, y):
+    """See `Native`: with the interpreter's lock."""
+    cdef const int64_t *table = words(data(step_call))
+    cdef int64_t joined
+    if not begin_step(table, x, y):
+        return 0
+    joined = all_layers(table)
     if joined == NO_MEMORY:
         raise MemoryError("no memory for what a kernel needs")
     return joined

@@ -242,9 +242,9 @@ def test_steps_are_shared_by_threads(kind: str, backend: str, x: np.ndarray, mon
         spread = numpy_.threads_run
         monkeypatch.setattr(numpy_, "threads_run", lambda tasks: (seen.append(len(tasks)), spread(tasks)))
     else:
-        typed = load(backend).native.typed(layer.dtype)
-        step = typed.step_2d
-        monkeypatch.setattr(typed, "step_2d", lambda *given: seen.append(abs(step(*given))) or seen[-1])
+        native = load(backend).native
+        step = native.step
+        monkeypatch.setattr(native, "step", lambda *given: seen.append(abs(step(*given))) or seen[-1])
     monkeypatch.setattr(
         crew, "LOOKS", 3_000_000
     )  # the first steps find the worker asleep; then it stays awake for long

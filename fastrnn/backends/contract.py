@@ -143,8 +143,26 @@ class Sums(Protocol):
 class StepOf(Protocol):
     """One time step of all layers, bound to the states that it reads and writes."""
 
-    def run(self, x: Array, y: Array, threads: int) -> None:
-        """From x, (B, I) or (I,), to y, (B, O) or (O,), both C-contiguous; they may overlap."""
+    @property
+    def run(self) -> Callable[[Any, Any], int]:
+        """From x to y, on `get_num_threads` threads at most; they may overlap. What is given may be anything.
+
+        It returns 0 and has done nothing unless both are plain arrays of the layers' dtype, x (B, I) and y (B, O) or,
+        with one row, (I,) and (O,), and y can be written. A plain one is no subclass, and C-contiguous and aligned.
+        """
+
+
+def step_fits(x: Any, y: Any, dtype: np.dtype[Any], batch: int, inputs: int, outputs: int) -> bool:
+    """Whether a step can use x and y as they are: see `StepOf.run`."""
+    for array in (x, y):
+        if type(array) is not np.ndarray or array.dtype != dtype:
+            return False
+        if not (array.flags.c_contiguous and array.flags.aligned):
+            return False
+    if not y.flags.writeable:
+        return False
+    shapes = (x.shape, y.shape)
+    return shapes == ((batch, inputs), (batch, outputs)) or (batch == 1 and shapes == ((inputs,), (outputs,)))
 
 
 @overload

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.backends.contract import Array, Part, Rows, States, StepOf, Task, cuts, each
+from fastrnn.backends.contract import Array, Part, Rows, States, StepOf, Task, cuts, each, step_fits
 from fastrnn.backends.evaluate import PROJECTION, Backward, Forward, Values
 from fastrnn.backends.steps import Piece, Steps
 from fastrnn.equations import Sizes
 from fastrnn.plan import Plan
 from fastrnn.record import Record
-from fastrnn.threads import checkpoint
+from fastrnn.threads import checkpoint, get_num_threads
 from fastrnn.threads import run as threads_run
 
 WORTH_A_THREAD = 1 << 21  # multiply-adds that a thread should have to do, for waking it takes some tens of microseconds
@@ -250,12 +250,16 @@ class _Steps:
             begin, end = tuple(s[index] for s in state), tuple(s[index] for s in final)
             self.parts.append(backend.forward(pack, rows, x, y, begin, end, False))
 
-    def run(self, x: Array, y: Array, threads: int) -> None:
-        """From x to y."""
-        self.values[0][0] = x
+    def run(self, x: Any, y: Any) -> int:
+        """See `contract.StepOf`."""
+        first, last = self.values[0][0], self.values[-1][0]
+        if not step_fits(x, y, first.dtype, self.rows.batch, first.shape[1], last.shape[1]):
+            return 0
+        first[...] = x
         for part in self.parts:
-            self.backend.run([part], self.rows, threads)
-        y[...] = self.values[-1][0] if y.ndim == 2 else self.values[-1][0, 0]
+            self.backend.run([part], self.rows, get_num_threads())
+        y[...] = last if y.ndim == 2 else last[0]
+        return 1
 
 
 def _forward_piece(

@@ -15,7 +15,8 @@ from fastrnn.plan import Plan
 
 # What the extension's functions are under the same names.
 _FUNCTIONS = (
-    "run", "run_as_team", "run_list", "serve", "rouse", "expect", "volley", "room", "step_offsets", "history_offsets",
+    "run", "run_as_team", "step", "brief_step", "run_list", "serve", "rouse", "expect", "volley", "room",
+    "step_offsets", "history_offsets",
 )  # fmt: skip
 
 
@@ -24,6 +25,8 @@ class CythonNative:
 
     run: Any
     run_as_team: Any
+    step: Any
+    brief_step: Any
     run_list: Any
     serve: Any
     rouse: Any
@@ -71,8 +74,6 @@ class _Typed:
 
     def __init__(self, extension: Any) -> None:
         self.point_2d = self.point_3d = extension.point
-        self.step_1d = self.step_2d = extension.step
-        self.brief_1d = self.brief_2d = extension.brief_step
         self._run_on: RunOn = extension.run_on
 
     def run_on(self, states: int) -> RunOn:

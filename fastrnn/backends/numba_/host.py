@@ -25,6 +25,7 @@ from fastrnn.backends.numba_.atomics import (
 )
 from fastrnn.backends.numba_.compile import compiled, inner
 from fastrnn.backends.numba_.intrinsics import keep, whole_numbers
+from fastrnn.backends.numba_.objects import ALIGNED, CONTIGUOUS, WRITEABLE, data, plain_axes
 from fastrnn.backends.numba_.scan import FRAME, row_offsets, scratch_bytes, state_row
 from fastrnn.backends.tiled import box as bx
 from fastrnn.backends.tiled import frame as f
@@ -255,31 +256,28 @@ def run_list(boxes, frames, ranges, most):  # type: ignore[no-untyped-def]
 
 @inner
 def all_layers(step_call, x, y):  # type: ignore[no-untyped-def]
-    """One time step of every layer of a stack, ``x`` in and ``y`` out, both (rows, size) or (size,).
+    """One time step of every layer of a stack, ``x`` in and ``y`` out, on as many threads as ``step_call`` is for.
 
-    ``step_call`` is the address of `frame.STEP_FRAMES` and so on, one number where each array would take as long to
-    hand over as a small step. With more than one member the units are shared as in `as_team`.
+    ``step_call`` is an array of `frame.STEP_FRAMES` and so on. Returns what `as_team` does, or 0, and has done nothing,
+    where x and y are no plain arrays as they are said to be there.
     """
-    table = whole_numbers(step_call, f.STEP_FIELDS)
+    table = whole_numbers(data(step_call), f.STEP_FIELDS)
+    axes = plain_axes(x, table, table[f.STEP_INPUTS], CONTIGUOUS | ALIGNED)
+    if axes == 0 or axes != plain_axes(y, table, table[f.STEP_OUTPUTS], CONTIGUOUS | ALIGNED | WRITEABLE):
+        return 0
     here, layers, members, size = table[f.STEP_FRAMES], table[f.STEP_LAYERS], table[f.STEP_MEMBERS], table[f.STEP_SIZE]
-    boxes = whole_numbers(table[f.STEP_BOXES], table[f.STEP_BOX_COUNT])
-    rows = x.shape[0] if x.ndim == 2 else 1
+    rows = table[f.STEP_ROWS]
     for m in range(members):
-        frame = whole_numbers(here + 8 * size * m, FRAME)
-        frame[f.X] = x.ctypes.data
-        frame[f.X_ROW] = x.strides[0]
-        frame = whole_numbers(here + 8 * size * (members * (layers - 1) + m), FRAME)
-        frame[f.Y] = y.ctypes.data
-        frame[f.Y_ROW] = y.strides[0]
+        whole_numbers(here + 8 * size * m, FRAME)[f.X] = data(x)
+        whole_numbers(here + 8 * size * (members * (layers - 1) + m), FRAME)[f.Y] = data(y)
     joined = 1
     for _ in range(layers):
         if members == 1:
             call(here, 0, rows, 0, 1)
         else:
+            boxes = whole_numbers(table[f.STEP_BOXES], table[f.STEP_BOX_COUNT])
             joined = as_team(boxes, here, size, members, 0, rows, 0, 1)
         here += 8 * size * members
-    keep(x)
-    keep(y)
     return joined
 
 

@@ -11,6 +11,7 @@ from numba import from_dtype, types
 
 from fastrnn.backends.numba_ import host, scan
 from fastrnn.backends.numba_.compile import address_of, compiled_for
+from fastrnn.backends.numba_.objects import ObjectType
 from fastrnn.backends.numba_.target import target
 from fastrnn.backends.numba_.types import Shared, type_of
 from fastrnn.backends.tiled.native import KernelOf, Typed
@@ -67,14 +68,10 @@ class _Typed(_OnDemand):
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         whole, kind = types.int64, from_dtype(dtype)
-        one, two, three = types.Array(kind, 1, "C"), types.Array(kind, 2, "C"), types.Array(kind, 3, "A")
+        two, three = types.Array(kind, 2, "C"), types.Array(kind, 3, "A")
         functions = {
             "point_2d": (host.point, (WORDS, whole, two, whole, two)),
             "point_3d": (host.point, (WORDS, whole, three, whole, three)),
-            "step_1d": (host.step, (whole, one, one)),
-            "step_2d": (host.step, (whole, two, two)),
-            "brief_1d": (host.brief_step, (whole, one, one)),
-            "brief_2d": (host.brief_step, (whole, two, two)),
         }
         super().__init__(functions)
         self._scan, self._states = (WORDS, WORDS, three, three), types.Array(kind, 3, "C")
@@ -94,6 +91,8 @@ _typed = lru_cache(maxsize=2)(lambda dtype: _Typed(np.dtype(dtype)))
 _HOST = {
     "run": (host.run, (WORDS, *[types.int64] * 4)),
     "run_as_team": (host.run_as_team, (WORDS, WORDS_2D, *[types.int64] * 4)),
+    "step": (host.step, (ObjectType(),) * 3),
+    "brief_step": (host.brief_step, (ObjectType(),) * 3),
     "run_list": (host.run_list, (WORDS, WORDS_2D, WORDS_2D, types.int64)),
     "serve": (host.serve, (WORDS, types.int64)),
     "rouse": (host.rouse, (WORDS,)),

@@ -147,10 +147,9 @@ def point_states(frame, base, step, low):  # type: ignore[no-untyped-def]
         frame[fields + f.STATE_OUT] = frame[fields + f.STATE_BASE] + after * frame[fields + f.STATE_STRIDE]
 
 
-@compiled
-def forward(program, here, low, high, start, stop):  # type: ignore[no-untyped-def]
-    """The steps start .. stop - 1 of sorted rows low .. high - 1, with the frame at the address ``here``."""
-    mode = flush_denormals()
+@inner
+def forward_steps(program, here, low, high, start, stop, room, first):  # type: ignore[no-untyped-def]
+    """`forward`, once states have their places; ``room`` rows of projected inputs go to ``first`` on, tables after."""
     frame = whole_numbers(here, FRAME)
     order = whole_numbers(frame[f.ORDER], frame[f.BATCH])
     lengths = whole_numbers(frame[f.LENGTHS], frame[f.BATCH])
@@ -159,15 +158,8 @@ def forward(program, here, low, high, start, stop):  # type: ignore[no-untyped-d
     record = frame[f.RECORD] != 0
     reverse = frame[f.REVERSE] != 0
     most = max(frame[f.CHUNK], high - low)
-    room = min(most, (stop - start) * (high - low))
-    own = np.empty(scratch_bytes(frame, high - low, room, 1) if frame[f.SCRATCH] == 0 else 0, np.uint8)
-    scratch = frame[f.SCRATCH] if frame[f.SCRATCH] != 0 else (own.ctypes.data + 63) // 64 * 64
-    if not record:
-        carve(frame, low, high, scratch)
-        scratch += (high - low) * frame[f.SCRATCH_BYTES]
     if start == 0 and frame[f.MEMBER] == 0:
         load_states(frame, order, low, high, f.STATE_INITIAL, f.STATE_BASE, f.STATE_STRIDE)
-    first = scratch
     tables = first + room * (frame[f.PROJECTED_STRIDE] + 16 * frame[f.MEMBER])
     offsets = carray(pointer(tables), (2, room))
     frame[f.X_OFFSETS] = tables
@@ -197,8 +189,31 @@ def forward(program, here, low, high, start, stop):  # type: ignore[no-untyped-d
         step = end
     if stop == len(active) and frame[f.MEMBER] == 0:
         store_final(frame, order, lengths, base, low, high)
+
+
+@inner
+def forward_within(program, here, low, high, start, stop, room, scratch):  # type: ignore[no-untyped-def]
+    """`forward`, with room for what it needs besides from ``scratch`` on."""
+    frame = whole_numbers(here, FRAME)
+    if frame[f.RECORD] == 0:
+        carve(frame, low, high, scratch)
+        scratch += (high - low) * frame[f.SCRATCH_BYTES]
+    forward_steps(program, here, low, high, start, stop, room, scratch)
+
+
+@compiled
+def forward(program, here, low, high, start, stop):  # type: ignore[no-untyped-def]
+    """The steps start .. stop - 1 of sorted rows low .. high - 1, with the frame at the address ``here``."""
+    mode = flush_denormals()
+    frame = whole_numbers(here, FRAME)
+    room = min(max(frame[f.CHUNK], high - low), (stop - start) * (high - low))
+    if frame[f.SCRATCH] != 0:
+        forward_within(program, here, low, high, start, stop, room, frame[f.SCRATCH])
+    else:
+        own = np.empty(scratch_bytes(frame, high - low, room, 1), np.uint8)
+        forward_within(program, here, low, high, start, stop, room, (own.ctypes.data + 63) // 64 * 64)
+        keep(own)
     restore_mode(mode)
-    keep(own)
 
 
 @compiled

@@ -108,9 +108,13 @@ class Crew:
         self._alone_until = 0.0  # when to try again after that
         self.distance = Distance(self.native)
 
+    def divisible(self, work: float, far: float = 1.0) -> bool:
+        """Whether a call of so much work is enough for two, of processors so far apart."""
+        return work >= 2 * WORTH_SHARING * (1.0 + FARTHER * (far - 1.0))
+
     def size(self, threads: int, work: float) -> int:
         """How many threads a call of so much work is to have."""
-        if threads < 2 or work < 2 * WORTH_SHARING:
+        if threads < 2 or not self.divisible(work):
             return 1
         now = time.perf_counter()
         soon, self._last = now - self._last < SOON, now
@@ -120,7 +124,7 @@ class Crew:
             if now < self._alone_until:
                 return 1
             self._alone_until = 0.0
-        if work < 2 * WORTH_SHARING * (1.0 + FARTHER * (self.distance.factor - 1.0)):
+        if not self.divisible(work, self.distance.factor):
             self.distance.too_far()
             return 1
         return max(1, min(threads, int(work / WORTH_SHARING), processors(), f.MOST_MEMBERS))

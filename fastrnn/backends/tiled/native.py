@@ -38,21 +38,6 @@ class Typed(Protocol):
     def run_on(self, states: int) -> RunOn:
         """What runs the scan of a cell with so many states."""
 
-    def step_1d(self, call: int, x: Array, y: Array) -> int:
-        """One time step of all layers; ``call`` is the address of `frame.STEP_FRAMES` and so on, x and y (size,).
-
-        Returns what `run_as_team` does.
-        """
-
-    def step_2d(self, call: int, x: Array, y: Array) -> int:
-        """The same for x and y (rows, size)."""
-
-    def brief_1d(self, call: int, x: Array, y: Array) -> int:
-        """As `step_1d`, but it keeps the interpreter's lock."""
-
-    def brief_2d(self, call: int, x: Array, y: Array) -> int:
-        """As `step_2d`, but it keeps the interpreter's lock."""
-
 
 class Native(Protocol):
     """The operations. Frames, boxes and ranges are C-contiguous int64; all calls give up the interpreter's lock."""
@@ -77,6 +62,16 @@ class Native(Protocol):
 
         How many took part and how often they waited for long: see `frame.WAITS`.
         """
+
+    def step(self, call: Array, x: Any, y: Any) -> int:
+        """One time step of all layers; ``call`` has `frame.STEP_FRAMES` and so on.
+
+        Returns what `run_as_team` does, or 0, and has done nothing, where x and y are no plain arrays of the dtype and
+        the shapes that are said there.
+        """
+
+    def brief_step(self, call: Array, x: Any, y: Any) -> int:
+        """As `step`, but it keeps the interpreter's lock, which takes less time than to give it up and get it back."""
 
     def run_list(self, boxes: Array, frames: Array, ranges: Array, most: int) -> int:
         """Run kernels that have nothing to do with one another, on as many threads at most. How many took part."""
