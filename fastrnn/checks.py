@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrnn.reuse import buffer
+from fastrnn import reuse
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +36,7 @@ def array(name: str, value: object, dtype: np.dtype[Any], copy: bool = False) ->
     if type(value) is not np.ndarray or value.dtype is not dtype:
         value = _numbers(name, value)
     if copy or value.dtype != dtype:  # another byte order is another dtype, too
-        found = buffer(value.size * dtype.itemsize).view(dtype).reshape(value.shape)
+        found = reuse.empty(value.shape, dtype)
         with np.errstate(all="ignore"):  # what is beyond float32 is infinite, as IEEE 754 has it
             found[...] = value
         return found

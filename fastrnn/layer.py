@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fastrnn import reuse
 from fastrnn.backends import load
 from fastrnn.backends.contract import Array, Backend, Rows, States, Task, each
 from fastrnn.equations import Sizes
@@ -42,7 +43,7 @@ class Layer:
 
     def empty_parameters(self) -> dict[str, Array]:
         """New arrays, to be written, in the shapes of the parameters of one direction."""
-        return {name: np.empty(shape, self.dtype) for name, shape in self.shapes.items()}
+        return {name: reuse.empty(shape, self.dtype) for name, shape in self.shapes.items()}
 
     def forward(
         self, packs: Packs, rows: Rows, x: Array, y: Array, state: States | None, final: States, base: int

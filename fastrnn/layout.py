@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn import checks
+from fastrnn import checks, reuse
 from fastrnn.backends.contract import Array, Rows
 
 
@@ -29,7 +29,7 @@ class Layout:
 
     def output(self, steps: int, batch: int, width: int, batched: bool, whole: bool) -> tuple[Array, Array]:
         """A new y as the caller sees it, and the same memory as (T, B, width); zero unless it is written ``whole``."""
-        make = np.empty if whole else np.zeros
+        make = reuse.empty if whole else reuse.zeros
         if batched and not self.batch_first:
             y = make((steps, batch, width), self.dtype)
             return y, y

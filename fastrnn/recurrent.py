@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrnn import checks, configuration
+from fastrnn import checks, configuration, reuse
 from fastrnn.backends import choose
 from fastrnn.backends.contract import Array
 from fastrnn.equations import Cell, Sizes, trace
@@ -314,13 +314,13 @@ class Recurrent:
         """dy as (T, B, D*H)."""
         rows = tape._stack.rows
         if dy is None:
-            return np.zeros((rows.steps, rows.batch, self._width), self.dtype)
+            return reuse.zeros((rows.steps, rows.batch, self._width), self.dtype)
         if tape._sequence:
             shape, axes = self._layout.shape(rows.steps, rows.batch, self._width, tape._batched)
             return self._layout.time_major(checks.shaped("dy", dy, self.dtype, shape, axes), tape._batched)
         shape, axes = ((rows.batch, self._width), "(B, D*H)") if tape._batched else ((self._width,), "(D*H,)")
         last = checks.shaped("dy", dy, self.dtype, shape, axes).reshape(rows.batch, self._width)
-        dyt = np.zeros((rows.steps, rows.batch, self._width), self.dtype)
+        dyt = reuse.zeros((rows.steps, rows.batch, self._width), self.dtype)
         index = last_steps(rows)
         dyt[index] = last[index[1]]
         return dyt

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn import checkpoints
+from fastrnn import checkpoints, reuse
 from fastrnn.backends.contract import Array, Rows, States
 from fastrnn.layer import Layer
 from fastrnn.parameters import Packs
@@ -113,7 +113,7 @@ class Stack:
     def _forward(self, packs: Packs, rows: Rows, x: Array, y: Array, state: States | None, final: States) -> None:
         """Run all layers over all steps."""
         for index, layer in enumerate(self.layers[:-1]):
-            out = np.empty((rows.steps, rows.batch, self.output_size), layer.dtype)
+            out = reuse.empty((rows.steps, rows.batch, self.output_size), layer.dtype)
             layer.forward(packs, rows, x, out, state, final, index * self.directions)
             x = out
         last = self.layers[-1]

@@ -14,6 +14,7 @@ import fastrnn
 from fastrnn import reuse
 
 SIZE = 1 << 20
+BYTES = np.dtype(np.uint8)
 
 
 @pytest.fixture(autouse=True)
@@ -23,43 +24,61 @@ def nothing_kept() -> Iterator[None]:
     reuse._idle.clear()
 
 
+def buffer(size: int) -> reuse.Array:
+    return reuse.empty((size,), BYTES)
+
+
 def place(array: reuse.Array) -> int:
     return int(array.__array_interface__["data"][0])
 
 
 def test_a_buffer_comes_back_when_its_last_view_is_gone() -> None:
-    first = reuse.buffer(SIZE)
+    first = buffer(SIZE)
     where, view = place(first), first[100:].view(np.float32)[:10]
     del first
-    assert place(reuse.buffer(SIZE)) != where  # the view still stands on it
+    assert place(buffer(SIZE)) != where  # the view still stands on it
     del view
-    again = reuse.buffer(SIZE - 100)
+    again = buffer(SIZE - 100)
     assert place(again) == where
     assert again.shape == (SIZE - 100,)
-    assert place(reuse.buffer(SIZE)) != where
+    assert place(buffer(SIZE)) != where
 
 
 def test_a_much_larger_buffer_is_not_taken() -> None:
-    large = reuse.buffer(2 * SIZE)
+    large = buffer(2 * SIZE)
     where = place(large)
     del large
-    assert place(reuse.buffer(SIZE)) != where
-    assert place(reuse.buffer(2 * SIZE)) == where
+    assert place(buffer(SIZE)) != where
+    assert place(buffer(2 * SIZE)) == where
 
 
 def test_small_ones_are_not_kept_and_large_ones_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    del_soon = reuse.buffer(reuse.LEAST - 1)
+    del_soon = buffer(reuse.LEAST - 1)
     del del_soon
     assert not reuse._idle
     monkeypatch.setattr(reuse, "MOST", 4 * SIZE)
-    held = [reuse.buffer(SIZE + 1000 * k) for k in range(6)]
+    held = [buffer(SIZE + 1000 * k) for k in range(6)]
     while held:
         held.pop()
     kept = [memory.size for memory in reuse._idle.values()]
     assert kept == [SIZE + 1000 * k for k in (2, 1, 0)]  # the last ones to come back
-    huge = reuse.buffer(5 * SIZE)
+    huge = buffer(5 * SIZE)
     del huge
     assert not reuse._idle
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(3, 4), (40, 1, 1000), (300, 200), (1 << 17,), (0, 1 << 20), ()])
+def test_arrays_are_like_new_ones(shape: tuple[int, ...], dtype: Any) -> None:
+    like = np.empty(shape, dtype)
+    for made in (reuse.empty(shape, like.dtype), reuse.zeros(shape, like.dtype)):
+        assert type(made) is np.ndarray
+        assert (made.shape, made.strides, made.dtype) == (like.shape, like.strides, like.dtype)
+        assert made.flags.carray
+        made.fill(np.nan)
+        assert made.nbytes < reuse.LEAST or place(made) % 64 == 0
+        del made
+    assert not reuse.zeros(shape, like.dtype).any()  # of memory that has just been written to
 
 
 def test_no_two_threads_get_the_same() -> None:
@@ -67,7 +86,7 @@ def test_no_two_threads_get_the_same() -> None:
 
     def work(number: int) -> None:
         for turn in range(300):
-            mine = [reuse.buffer(SIZE // 8 + k).view() for k in range(3)]
+            mine = [buffer(SIZE // 8 + k).view() for k in range(3)]
             for k, array in enumerate(mine):
                 array[:64] = number * 3 + k
             for k, array in enumerate(mine):
@@ -132,3 +151,24 @@ def test_what_is_not_cleared_is_written(
     assert np.isfinite(dx).all()
     for row, length in enumerate(lengths or ()):
         assert not dx[length:, row].any()
+
+
+def test_an_output_is_its_owners(backend: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as a view of it is held; then the next output stands there, zero where nothing is written."""
+    monkeypatch.setattr(reuse, "LEAST", 1)
+    layer = fastrnn.GRU(5, 7, num_layers=2, backend=backend)
+    x = rng.normal(size=(6, 4, 5)).astype(np.float32)
+    y, _ = layer(x)
+    part, kept, where = y[2:, 1], y[2:, 1].copy(), place(y)
+    del y
+    for _ in range(3):
+        other, _ = layer(np.full_like(x, np.nan))
+        assert place(other) != where
+        del other
+    np.testing.assert_array_equal(part, kept)
+    del part
+    lengths = [6, 2, 0, 5]
+    ragged, _ = layer(x, lengths=lengths)
+    for row, length in enumerate(lengths):
+        assert np.isfinite(ragged[:length, row]).all()
+        assert not ragged[length:, row].any()

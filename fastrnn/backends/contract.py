@@ -40,6 +40,7 @@ from typing import Any, Protocol, overload
 
 import numpy as np
 
+from fastrnn import reuse
 from fastrnn.checks import Array as Array
 from fastrnn.equations import Sizes
 from fastrnn.plan import Plan
@@ -87,7 +88,7 @@ class Rows(Record):
 
     def room(self, width: int, dtype: np.dtype[Any]) -> Array:
         """A new (steps, B, width) array of which a scan is to write every valid step; zero where there is none."""
-        make = np.empty if self.total == self.steps * self.batch else np.zeros
+        make = reuse.empty if self.total == self.steps * self.batch else reuse.zeros
         return make((self.steps, self.batch, width), dtype)
 
     def piece(self, start: int, stop: int) -> Rows:

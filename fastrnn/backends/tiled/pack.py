@@ -17,13 +17,14 @@ from fastrnn.backends.tiled.tile import TileStage
 from fastrnn.equations import Sizes
 from fastrnn.plan import Product, Stage
 from fastrnn.record import lazy
-from fastrnn.reuse import buffer
+from fastrnn.reuse import empty
 
 if TYPE_CHECKING:
     from fastrnn.backends.tiled.parts import WeightPart
 
 ALIGNMENT = 64  # bytes: a cache line, and the longest vector
 CHUNK_BYTES = 256 * 1024  # of projected input at once: about what stays in the second cache beside the weights
+UINT8 = np.dtype(np.uint8)
 CHUNK_ROWS = 48  # but at least so many rows, for the weights to be worth reading
 
 
@@ -48,7 +49,7 @@ class Room:
 
     def __init__(self, *sizes: int) -> None:
         self.nbytes = sum(sizes)
-        self._memory = buffer(self.nbytes + ALIGNMENT * (len(sizes) + 1))
+        self._memory = empty((self.nbytes + ALIGNMENT * (len(sizes) + 1),), UINT8)
         end = address(self._memory)
         self.at = []
         for size in sizes:
