@@ -183,7 +183,7 @@ class Runner:
                 if "seconds" in answer:
                     lane.seconds.append(answer["seconds"])
                     lane.busy.append(answer["busy"])
-                    spent += answer["seconds"] * lane.calls
+                    spent += answer["turn"]
 
     def _latency(self, case: Case, entries: dict[str, Entry]) -> dict[str, dict[str, float]]:
         """Percentiles of single steps, for one row: what a live stream feels. Contenders take turns here, too."""

@@ -107,11 +107,14 @@ class _Worker:
             calls = min(_MOST_CALLS, max(2 * calls, int(calls * seconds / 2 / max(took, 1e-9))))
 
     def time(self, variant: str, calls: int) -> dict[str, Any]:
-        """The seconds of a call, and how many processors were busy. Short calls get some calls ahead, to warm up."""
-        if calls > 1:
-            self._run(variant, max(1, calls // 10))
+        """The seconds of a call, how many processors were busy, and the seconds that the turn took.
+
+        A turn begins with calls that do not count, one at least: they find the caches filled by others and the helping
+        threads asleep, as no call in a loop does.
+        """
+        ahead, _ = self._run(variant, max(1, calls // 10))
         seconds, busy = self._run(variant, calls)
-        return {"seconds": seconds / calls, "busy": busy / seconds}
+        return {"seconds": seconds / calls, "busy": busy / seconds, "turn": ahead + seconds}
 
     def sample(self, variant: str, calls: int) -> dict[str, Any]:
         """The nanoseconds of each of some calls, one clock reading between two calls."""
