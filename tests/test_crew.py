@@ -24,10 +24,12 @@ from fastrnn.backends.contract import Rows
 from fastrnn.backends.tiled import box as bx
 from fastrnn.backends.tiled import crew as crews
 from fastrnn.backends.tiled import distance
+from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled import scan as scans
-from fastrnn.backends.tiled.crew import Crew, _groups
+from fastrnn.backends.tiled.crew import Crew, _groups, _shares
 from fastrnn.backends.tiled.frame import address
 from fastrnn.backends.tiled.pack import aligned
+from fastrnn.backends.tiled.sums import LEAST_ROWS, Product
 
 every_compiled = pytest.mark.parametrize("name", COMPILED)
 INT64 = np.dtype(np.int64)
@@ -274,16 +276,43 @@ def test_a_volley_is_returned_by_a_worker_that_waits_and_by_no_other(name: str) 
     assert box[bx.JOB] == 5
 
 
-def test_groups_of_products() -> None:
-    """All of them, the largest first, each group of at most so much work, or of one."""
+def product(rows: int, depth: int = 1) -> Product:
+    """A product of so many rows of a gradient of width 1."""
+    frame = np.zeros(f.OUTER_SIZE, np.int64)
+    frame[f.OUTER_WIDTH] = 1
+    return Product(None, frame, (0, rows, 1, depth), 0, None)  # type: ignore[arg-type]
 
-    class Fake:
-        def __init__(self, work: int) -> None:
-            self.work = work
 
-    sizes = [3, 9, 1, 4, 4, 20]
-    found = [[p.work for p in group] for group in _groups([Fake(n) for n in sizes], 10)]  # type: ignore[misc]
-    assert found == [[20], [9], [4, 4], [3, 1]]
+def test_groups_of_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them, the largest first, in each group as many for each thread as are not too much work, or one."""
+    monkeypatch.setattr(crews, "PIECE", 10)
+    products = [product(rows) for rows in (3, 9, 1, 4, 4, 20)]
+    assert [[p.work for p in group] for group in _groups(products, 2)] == [[20, 9], [4, 4, 3, 1]]
+    assert [[p.work for p in group] for group in _groups(products, 3)] == [[20, 9, 4], [4, 3, 1]]
+    assert _groups([], 2) == []
+
+
+@pytest.mark.parametrize("members", [2, 3, 5])
+@pytest.mark.parametrize("rows", [(512, 512, 512), (512, 512, 511, 510), (512,), (96, 95, 1), (4000, 1), (7,)])
+def test_shares_of_products(rows: tuple[int, ...], members: int) -> None:
+    """Every row once, and threads that take one share after the other all have about as much to do."""
+    group = [product(count) for count in rows]
+    shares = _shares(group, members)
+    for p in group:
+        found = sorted(span for frame, span in shares if frame is p.frame)
+        assert [row for low, high, _, _ in found for row in range(low, high)] == list(range(p.range[1]))
+        assert {span[2:] for span in found} == {p.range[2:]}
+        assert len(found) == 1 or all(high - low >= LEAST_ROWS for low, high, _, _ in found)
+    loads = [0] * members
+    for _, (low, high, _, _) in shares:
+        loads[loads.index(min(loads))] += high - low
+    assert max(loads) <= sum(rows) * 9 / 8 / members + 2 * LEAST_ROWS
+
+
+def test_even_products_are_not_cut() -> None:
+    """LSTM: four gates of two weights and the sum of the vectors; RNN: one of two."""
+    for rows in ((512,) * 8 + (1,), (512, 512, 1)):
+        assert len(_shares([product(count) for count in rows], 2)) == len(rows)
 
 
 @every_compiled

@@ -27,7 +27,7 @@ from fastrnn.backends.tiled.native import Native
 from fastrnn.backends.tiled.pack import PIECE, aligned
 from fastrnn.backends.tiled.placing import Place
 from fastrnn.backends.tiled.scan import Scan
-from fastrnn.backends.tiled.sums import Product
+from fastrnn.backends.tiled.sums import Product, Range
 from fastrnn.threads import checkpoint
 
 LOOKS = 30_000  # of a worker that has nothing to do, before it sleeps: some 0.7 to 1.5 ms
@@ -45,6 +45,7 @@ WAITS_PER_STEP, WAITS_PER_WORK = 1 / 8, 1 / 6_000_000
 STRIKES, FORGIVEN = 3.0, 0.1  # so many calls with a thread that had no processor; what a good call makes up for
 IN_VAIN = 3  # so many wakings of workers that no call has found awake
 PAUSE = 0.1  # seconds for which calls then go on alone
+WAITING = 9 / 8  # how much longer than all together some may be at work before products are cut, which costs 2 %
 WORTH_APART = 2_500_000  # multiply-adds in each thread for which rows of their own are worth making ready: some 60 us
 ROWS_APART = 24  # rows for each thread, from which on threads have rows of their own and meet only at the end
 INT64 = np.dtype(np.int64)
@@ -276,26 +277,34 @@ class Crew:
         """Products into memory of their own each, as lists that are not too long for a checkpoint after each."""
         boxes = self.boxes(members - 1)
         self.wake(members - 1)
-        for group in _groups(products, members * PIECE):
-            frames = np.stack([product.frame for product in group])
-            ranges = np.array([product.range for product in group], np.int64)
+        for group in _groups(products, members):
+            parts = _shares(group, members)
+            frames = np.stack([frame for frame, _ in parts])
+            ranges = np.array([span for _, span in parts], np.int64)
             self.seen(self.native.run_list(boxes, frames, ranges, members))
             for product in group:
                 product.finish()
             checkpoint()
 
 
-def _groups(products: Sequence[Product], most: float) -> list[list[Product]]:
-    """Products in groups of at most so much work, the largest first, so that the last ones to be taken are small."""
-    groups: list[list[Product]] = [[]]
-    work = 0.0
-    for product in sorted(products, key=lambda p: -p.work):
-        if groups[-1] and work + product.work > most:
-            groups.append([])
-            work = 0.0
-        groups[-1].append(product)
-        work += product.work
+def _groups(products: Sequence[Product], members: int) -> list[list[Product]]:
+    """Products in groups of as many for each member as make a `PIECE`, the largest first: the last ones are small."""
+    ordered = sorted(products, key=lambda p: -p.work)
+    groups: list[list[Product]] = []
+    while ordered:
+        size = members * max(1, int(PIECE / max(ordered[0].work, 1)))
+        groups.append(ordered[:size])
+        ordered = ordered[size:]
     return groups
+
+
+def _shares(group: Sequence[Product], members: int) -> list[tuple[Array, Range]]:
+    """(frame, range) of each call: whole products, or a part of each for each member where some would wait for long."""
+    loads = [0] * members
+    for product in group:
+        loads[loads.index(min(loads))] += product.work
+    even = max(loads) <= WAITING * sum(loads) / members
+    return [(p.frame, span) for p in group for span in ([p.range] if even else p.cut(members))]
 
 
 _crews: WeakSet[Crew] = WeakSet()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,9 @@ from fastrnn.threads import checkpoint
 
 if TYPE_CHECKING:
     from fastrnn.backends.tiled.backend import Tape, Work
+
+Range = tuple[int, int, int, int]  # of a call: the rows of the gradient, whether it is added to, the rows of the scan
+LEAST_ROWS = 48  # of a weight's gradient in one call: each call copies the other factor once more
 
 
 class _Lines(Record):
@@ -53,10 +57,17 @@ class Product:
     ``turn`` counts the products that go into the same memory: each has to wait for those of the turns before.
     """
 
-    def __init__(self, native: Native, frame: Array, span: tuple[int, int, int, int], turn: int, held: Any) -> None:
+    def __init__(self, native: Native, frame: Array, span: Range, turn: int, held: Any) -> None:
         self.native, self.frame, self.range, self.turn, self.held = native, frame, span, turn, held
         self.work = span[1] * span[3] * int(frame[f.OUTER_WIDTH])
         self.finish: Callable[[], None] = _nothing
+
+    def cut(self, count: int) -> list[Range]:
+        """The range in so many parts of about as many rows each, or in fewer where these would be narrow."""
+        low, high, more, steps = self.range
+        count = max(1, min(count, (high - low) // LEAST_ROWS))
+        ends = [low + (high - low) * k // count for k in range(count + 1)]
+        return [(first, last, more, steps) for first, last in pairwise(ends)]
 
     def __call__(self) -> None:
         self.native.run(self.frame, *self.range)
