@@ -27,14 +27,12 @@ class Layout:
         axes = "(B, T" if self.batch_first else "(T, B"
         raise ValueError(f"x: expected {axes}, {self.input_size}) or (T, {self.input_size}), got {x.shape}")
 
-    def output(self, steps: int, batch: int, width: int, batched: bool, whole: bool) -> tuple[Array, Array]:
-        """A new y as the caller sees it, and the same memory as (T, B, width); zero unless it is written ``whole``."""
-        make = reuse.empty if whole else reuse.zeros
-        if batched and not self.batch_first:
-            y = make((steps, batch, width), self.dtype)
-            return y, y
-        y = make((batch, steps, width) if batched else (steps, width), self.dtype)
-        return y, self.time_major(y, batched)
+    def output(self, rows: Rows, width: int, batched: bool) -> tuple[Array, Array]:
+        """A new y as the caller sees it, and the same memory as (T, B, width), of which every valid step is to be
+        written; zero where there is none."""
+        shape, _ = self.shape(rows.steps, rows.batch, width, batched)
+        y = reuse.empty(shape, self.dtype)
+        return y, rows.padded(self.time_major(y, batched))
 
     def time_major(self, y: Array, batched: bool) -> Array:
         """An array laid out as the caller's y as (T, B, ...)."""

@@ -214,7 +214,7 @@ class Recurrent:
         first = None if state is None else self._states.read("state", state, batch, batched)
         final = self._states.empty(batch)
         if sequence is True or checks.flag("sequence", sequence):
-            y, yt = self._layout.output(steps, batch, self._width, batched, lengths is None)
+            y, yt = self._layout.output(rows, self._width, batched)
         else:
             yt = np.zeros((batch, self._width), self.dtype)
             y = yt if batched else yt[0]
@@ -261,7 +261,7 @@ class Recurrent:
         rows = rows_of(steps, batch, lengths)
         first = None if state is None else self._states.read("state", state, batch, batched, copy=True)
         final = self._states.empty(batch)
-        y, yt = self._layout.output(steps, batch, self._width, batched, lengths is None)
+        y, yt = self._layout.output(rows, self._width, batched)
         tape = Tape(self, self._stack.record(packs, rows, xt, yt, first, final, every), batched, sequence)
         if not sequence:
             last = np.zeros((batch, self._width), self.dtype)

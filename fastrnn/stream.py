@@ -83,7 +83,7 @@ class Stream:
         TypeError, ValueError
             For a wrong shape or dtype; the state is then left as it was.
         """
-        if out is None and type(x) is np.ndarray and x.shape in self._shapes:
+        if out is None and type(x) is np.ndarray and x.dtype is self._dtype and x.shape in self._shapes:
             out = np.empty(self._shapes[x.shape], self._dtype)
         lock = self._lock
         lock.acquire()  # a with statement takes twice as long
@@ -137,10 +137,11 @@ class Stream:
         shape, _ = layer._layout.shape(steps, batch, layer._width, batched)
         if out is not None:
             self._check_out(out, shape)
-        y, yt = layer._layout.output(steps, batch, layer._width, batched, True)
+        rows = rows_of(steps, batch, None)
+        y, yt = layer._layout.output(rows, layer._width, batched)
         with self._lock:
             state, final = self._states[self._turn], self._states[1 - self._turn]
-            layer._stack.forward(layer._packs(), rows_of(steps, batch, None), xt, yt, state, final)
+            layer._stack.forward(layer._packs(), rows, xt, yt, state, final)
             if out is not None:
                 out[...] = y
             self._turn ^= 1
