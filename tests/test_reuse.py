@@ -12,6 +12,7 @@ from cases import assert_same_bits
 
 import fastrnn
 from fastrnn import reuse
+from fastrnn.backends import contract
 
 SIZE = 1 << 20
 BYTES = np.dtype(np.uint8)
@@ -153,9 +154,13 @@ def test_what_is_not_cleared_is_written(
         assert not dx[length:, row].any()
 
 
-def test_an_output_is_its_owners(backend: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("worth_a_loop", [0, 1 << 30], ids=["row by row", "whole"])
+def test_an_output_is_its_owners(
+    backend: str, worth_a_loop: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As long as a view of it is held; then the next output stands there, zero where nothing is written."""
     monkeypatch.setattr(reuse, "LEAST", 1)
+    monkeypatch.setattr(contract, "WORTH_A_LOOP", worth_a_loop)
     layer = fastrnn.GRU(5, 7, num_layers=2, backend=backend)
     x = rng.normal(size=(6, 4, 5)).astype(np.float32)
     y, _ = layer(x)
