@@ -17,11 +17,12 @@ from cases import COMPILED
 from fastrnn.__main__ import main
 from fastrnn.bench import cases, isa, limits, machine, markdown, memory, workload
 from fastrnn.bench.cases import Case
-from fastrnn.bench.contenders import NAMES, contender
+from fastrnn.bench.contenders import NAMES, Prepared, contender
 from fastrnn.bench.machine import Limits
 from fastrnn.bench.process import Process, WorkerError, environment
 from fastrnn.bench.results import Run
 from fastrnn.bench.runner import Effort, Runner
+from fastrnn.bench.worker import _Worker
 
 # The machine of the published comparison, rounded.
 ONE = Limits(
@@ -425,3 +426,14 @@ def test_denormal_cases() -> None:
     old = TINY.to_json()
     del old["denormal"]
     assert Case.from_json(old) == TINY
+
+
+@pytest.mark.parametrize(("calls", "ahead"), [(1, 1), (5, 1), (40, 4)])
+def test_a_turn_begins_with_calls_that_do_not_count(calls: int, ahead: int) -> None:
+    """However long a call takes: the first one finds what other contenders have left in the caches."""
+    made = []
+    worker = _Worker(contender("numpy"), 1)
+    worker._ready["way"] = Prepared(lambda: made.append(1), dict)
+    answer = worker.time("way", calls)
+    assert len(made) == ahead + calls
+    assert answer["turn"] > answer["seconds"] * calls
