@@ -26,6 +26,7 @@ ALIGNMENT = 64  # bytes: a cache line, and the longest vector
 CHUNK_BYTES = 256 * 1024  # of projected input at once: about what stays in the second cache beside the weights
 UINT8 = np.dtype(np.uint8)
 CHUNK_ROWS = 48  # but at least so many rows, for the weights to be worth reading
+FAR_BYTES = 8 << 20  # weights that a core's share of the third cache may not hold: each reading of them costs more
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -69,6 +70,12 @@ def pitch(width: int, size: int) -> int:
     """
     crowded = width * size % (8 * ALIGNMENT) == 0
     return width + ALIGNMENT // size if crowded else width
+
+
+def chunk_rows(weight_bytes: int, row_bytes: int) -> int:
+    """How many rows of time and batch to project at once, by weights of so many bytes to rows of so many."""
+    rows = max(CHUNK_ROWS, CHUNK_BYTES // row_bytes)
+    return max(rows, weight_bytes // 4 // row_bytes) if weight_bytes > FAR_BYTES else rows
 
 
 PIECE = 2e9  # multiply-adds between two checkpoints: some tens of milliseconds, so that Ctrl-C answers soon
@@ -141,7 +148,7 @@ class TiledPack:
             frame[state_field(k, f.STATE_STRIDE)] = frame[state_field(k, f.ADJOINT_STRIDE)] = self.state_strides[k]
             frame[state_field(k, f.STATE_BYTES)] = sizes.width(width) * size
         self._pack_input(frame)
-        frame[f.CHUNK] = max(CHUNK_ROWS, CHUNK_BYTES // int(frame[f.PROJECTED_STRIDE]))
+        frame[f.CHUNK] = chunk_rows(self.weights["weight_ih"].nbytes, int(frame[f.PROJECTED_STRIDE]))
         self._pack_stages(frame, self.plan.forward, self.program.forward)
         vectors = aligned((max(len(cell.vectors), 1), self._pads["H"]), self.dtype)
         vectors[...] = 0
@@ -216,7 +223,7 @@ class TiledPack:
         frame, layout, size = self._weights_frame.copy(), self.program.layout, self.dtype.itemsize
         frame[f.KERNEL], frame[f.PROGRAM] = self.native.backward(self.program)
         frame[f.RECORD] = 1
-        frame[f.CHUNK] = max(CHUNK_ROWS, CHUNK_BYTES // int(frame[f.GRADIENT_STRIDE]))
+        frame[f.CHUNK] = chunk_rows(self.weights["weight_ih"].nbytes, int(frame[f.GRADIENT_STRIDE]))
         self._pack_stages(frame, self.plan.backward, self.program.backward)
         self._pack_stages(frame, self.plan.finish, self.program.finish)
         packed = self._packed([self.weights["weight_ih"].T], self.program.input_gradient)
