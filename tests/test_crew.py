@@ -27,9 +27,9 @@ from fastrnn.backends.tiled import distance
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled import scan as scans
 from fastrnn.backends.tiled.crew import Crew, _groups, _shares
-from fastrnn.backends.tiled.frame import address
 from fastrnn.backends.tiled.pack import aligned
 from fastrnn.backends.tiled.sums import LEAST_ROWS, Product
+from fastrnn.reuse import address
 
 every_compiled = pytest.mark.parametrize("name", COMPILED)
 INT64 = np.dtype(np.int64)

@@ -22,12 +22,12 @@ from fastrnn.backends.contract import Array, Part, Rows, Task, cuts
 from fastrnn.backends.tiled import box as bx
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.distance import Distance
-from fastrnn.backends.tiled.frame import address
 from fastrnn.backends.tiled.native import Native
 from fastrnn.backends.tiled.pack import PIECE, aligned
 from fastrnn.backends.tiled.placing import Place
 from fastrnn.backends.tiled.scan import Scan
 from fastrnn.backends.tiled.sums import Product, Range
+from fastrnn.reuse import address
 from fastrnn.threads import checkpoint
 
 LOOKS = 30_000  # of a worker that has nothing to do, before it sleeps: some 0.7 to 1.5 ms

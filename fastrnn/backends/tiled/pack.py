@@ -10,14 +10,14 @@ import numpy as np
 
 from fastrnn.backends.contract import Array
 from fastrnn.backends.tiled import frame as f
-from fastrnn.backends.tiled.frame import address, state_field
+from fastrnn.backends.tiled.frame import state_field
 from fastrnn.backends.tiled.native import KernelOf, Native
 from fastrnn.backends.tiled.program import Program
 from fastrnn.backends.tiled.tile import TileStage
 from fastrnn.equations import Sizes
 from fastrnn.plan import Product, Stage
 from fastrnn.record import lazy
-from fastrnn.reuse import empty
+from fastrnn.reuse import address, empty
 
 if TYPE_CHECKING:
     from fastrnn.backends.tiled.parts import WeightPart

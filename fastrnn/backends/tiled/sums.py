@@ -17,13 +17,13 @@ import numpy as np
 
 from fastrnn.backends.contract import Array, Task
 from fastrnn.backends.tiled import frame as f
-from fastrnn.backends.tiled.frame import address
 from fastrnn.backends.tiled.native import Native
 from fastrnn.backends.tiled.outer import BLOCK
 from fastrnn.backends.tiled.pack import PIECE, TiledPack
 from fastrnn.backends.tiled.parts import X
 from fastrnn.plan import Place
 from fastrnn.record import Record
+from fastrnn.reuse import address
 from fastrnn.threads import checkpoint
 
 if TYPE_CHECKING:
