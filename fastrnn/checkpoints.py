@@ -117,7 +117,7 @@ def backward(
 ) -> Array:
     """As `Layer.backward`, from the tapes of `record`."""
     rows = tapes[0].rows
-    dxs = [rows.room(layer.sizes.input_size, layer.dtype) for _ in tapes]
+    dxs = [layer.room(rows, layer.sizes.input_size) for _ in tapes]
     sums = [layer.backend.sums(gradients, rows.total) for gradients in into]
     for index in reversed(range(len(tapes[0].states))):
         pieces = [tape.piece(index) for tape in tapes]

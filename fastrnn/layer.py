@@ -45,6 +45,16 @@ class Layer:
         """New arrays, to be written, in the shapes of the parameters of one direction."""
         return {name: reuse.empty(shape, self.dtype) for name, shape in self.shapes.items()}
 
+    def room(self, rows: Rows, width: int) -> Array:
+        """A new (T, B, width) array of which a scan is to write every valid step; zero where there is none."""
+        return self.padded(rows, reuse.empty((rows.steps, rows.batch, width), self.dtype))
+
+    def padded(self, rows: Rows, y: Array) -> Array:
+        """The same (T, B, width), with zeros past each row's end."""
+        if not rows.full:
+            self.backend.clear_padding(rows, y)
+        return y
+
     def forward(
         self, packs: Packs, rows: Rows, x: Array, y: Array, state: States | None, final: States, base: int
     ) -> None:
@@ -107,7 +117,7 @@ class Layer:
         """The gradient of x. ``dstate`` goes in as the gradient of the final states, comes out as that of the first."""
         backend, parts, works, dxs = self.backend, [], [], []
         for direction, tape in enumerate(tapes):
-            dx = rows.room(self.sizes.input_size, self.dtype)
+            dx = self.room(rows, self.sizes.input_size)
             ends = each(dstate, base + direction)
             work, part = backend.backward(tape, self.of(dy, direction), ends, dx, ends)
             parts.append(part)

@@ -28,11 +28,10 @@ class Layout:
         raise ValueError(f"x: expected {axes}, {self.input_size}) or (T, {self.input_size}), got {x.shape}")
 
     def output(self, rows: Rows, width: int, batched: bool) -> tuple[Array, Array]:
-        """A new y as the caller sees it, and the same memory as (T, B, width), of which every valid step is to be
-        written; zero where there is none."""
+        """A new y as the caller sees it, not initialised, and the same memory as (T, B, width)."""
         shape, _ = self.shape(rows.steps, rows.batch, width, batched)
         y = reuse.empty(shape, self.dtype)
-        return y, rows.padded(self.time_major(y, batched))
+        return y, self.time_major(y, batched)
 
     def time_major(self, y: Array, batched: bool) -> Array:
         """An array laid out as the caller's y as (T, B, ...)."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastrnn import checks, configuration, reuse
 from fastrnn.backends import choose
-from fastrnn.backends.contract import Array
+from fastrnn.backends.contract import Array, Rows
 from fastrnn.equations import Cell, Sizes, trace
 from fastrnn.initial import initial_values
 from fastrnn.layer import Layer
@@ -214,7 +214,7 @@ class Recurrent:
         first = None if state is None else self._states.read("state", state, batch, batched)
         final = self._states.empty(batch)
         if sequence is True or checks.flag("sequence", sequence):
-            y, yt = self._layout.output(rows, self._width, batched)
+            y, yt = self._output(rows, batched)
         else:
             yt = np.zeros((batch, self._width), self.dtype)
             y = yt if batched else yt[0]
@@ -261,7 +261,7 @@ class Recurrent:
         rows = rows_of(steps, batch, lengths)
         first = None if state is None else self._states.read("state", state, batch, batched, copy=True)
         final = self._states.empty(batch)
-        y, yt = self._layout.output(rows, self._width, batched)
+        y, yt = self._output(rows, batched)
         tape = Tape(self, self._stack.record(packs, rows, xt, yt, first, final, every), batched, sequence)
         if not sequence:
             last = np.zeros((batch, self._width), self.dtype)
@@ -309,6 +309,11 @@ class Recurrent:
         dxt, parameters = self._stack.backward(tape._stack, dyt, ends)
         dx = np.ascontiguousarray(dxt.swapaxes(0, 1)) if batched and self.batch_first else dxt if batched else dxt[:, 0]
         return Gradients(dx, self._states.present(ends, batched), parameters)
+
+    def _output(self, rows: Rows, batched: bool) -> tuple[Array, Array]:
+        """A new y as the caller sees it, and the same memory as (T, B, D*H), zero past each row's end."""
+        y, yt = self._layout.output(rows, self._width, batched)
+        return y, self._stack.layers[0].padded(rows, yt)
 
     def _output_gradient(self, tape: Tape, dy: ArrayLike | None) -> Array:
         """dy as (T, B, D*H)."""

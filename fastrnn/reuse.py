@@ -26,7 +26,7 @@ LINE = 64  # bytes of a cache line
 _idle: dict[int, _Memory] = {}  # by id, the oldest first
 
 
-def address(array: Array) -> int:
+def address(array: Any) -> int:
     """Where an array's first value is."""
     try:
         return ctypes.addressof(ctypes.c_char.from_buffer(array))  # in a quarter of the time of the other way

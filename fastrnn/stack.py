@@ -131,7 +131,7 @@ class Stack:
         inputs, tapes, masks = [], [], []
         for index, layer in enumerate(self.layers):
             top = index == len(self.layers) - 1
-            out = y if top else rows.room(self.output_size, layer.dtype)
+            out = y if top else layer.room(rows, self.output_size)
             mask = self._mask(x.shape) if index else None
             self._drop(x, mask)
             masks.append(mask)

@@ -733,6 +733,20 @@ def room(cnp.ndarray frame not None, int64_t rows, int64_t steps, int64_t member
     return scratch_bytes(fields, rows, lesser(greater(fields[F_CHUNK], rows), rows * steps), members)
 
 
+def clear_padding(
+    cnp.ndarray order not None, cnp.ndarray lengths not None, int64_t at, int64_t steps, int64_t step_bytes,
+    int64_t row_bytes, int64_t count,
+):
+    """See `Native`."""
+    cdef const int64_t *places = words(data(order))
+    cdef const int64_t *ends = words(data(lengths))
+    cdef int64_t batch = order.shape[0], r, time
+    with nogil:
+        for r in range(batch):
+            for time in range(ends[r], steps):
+                memset(words(at + time * step_bytes + places[r] * row_bytes), 0, count)
+
+
 def step_offsets(
     cnp.ndarray order not None, cnp.ndarray lengths not None, cnp.ndarray active not None, cnp.ndarray base not None,
     bint reverse, int64_t step_bytes, int64_t row_bytes,

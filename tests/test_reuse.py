@@ -12,7 +12,8 @@ from cases import assert_same_bits
 
 import fastrnn
 from fastrnn import reuse
-from fastrnn.backends import contract
+from fastrnn.backends import load
+from fastrnn.backends.contract import Rows
 
 SIZE = 1 << 20
 BYTES = np.dtype(np.uint8)
@@ -154,13 +155,23 @@ def test_what_is_not_cleared_is_written(
         assert not dx[length:, row].any()
 
 
-@pytest.mark.parametrize("worth_a_loop", [0, 1 << 30], ids=["row by row", "whole"])
-def test_an_output_is_its_owners(
-    backend: str, worth_a_loop: int, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("lengths", [[6, 2, 0, 5], [4, 4, 4, 4], [0, 0, 0, 0], []], ids=str)
+def test_padding_is_cleared_and_nothing_else(backend: str, lengths: list[int], batch_first: bool) -> None:
+    """In the memory of either layout, of which a border is left alone."""
+    shape = (len(lengths), 6) if batch_first else (6, len(lengths))
+    whole = np.full((shape[0], shape[1], 9), np.nan, np.float32)
+    y = whole[:, :, 1:8].swapaxes(0, 1) if batch_first else whole[:, :, 1:8]
+    load(backend).clear_padding(Rows.of(6, len(lengths), np.array(lengths, np.int64)), y)
+    for row, length in enumerate(lengths):
+        assert np.isnan(y[:length, row]).all()
+        assert not y[length:, row].any()
+    assert np.isnan(whole[:, :, [0, 8]]).all()
+
+
+def test_an_output_is_its_owners(backend: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as a view of it is held; then the next output stands there, zero where nothing is written."""
     monkeypatch.setattr(reuse, "LEAST", 1)
-    monkeypatch.setattr(contract, "WORTH_A_LOOP", worth_a_loop)
     layer = fastrnn.GRU(5, 7, num_layers=2, backend=backend)
     x = rng.normal(size=(6, 4, 5)).astype(np.float32)
     y, _ = layer(x)

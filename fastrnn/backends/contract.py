@@ -47,7 +47,6 @@ from fastrnn.plan import Plan
 from fastrnn.record import Record, lazy
 
 States = tuple[Array, ...]
-WORTH_A_LOOP = 1 << 14  # bytes of a row's output for which its padding alone is cleared, half a microsecond a row
 
 
 class Rows(Record):
@@ -89,21 +88,6 @@ class Rows(Record):
         tables = [reuse.address(table) for table in (self.order, self.lengths, self.active, self.base)]
         return np.array([*tables, self.batch, self.longest], np.int64)
 
-    def room(self, width: int, dtype: np.dtype[Any]) -> Array:
-        """A new (steps, B, width) array of which a scan is to write every valid step; zero where there is none."""
-        return self.padded(reuse.empty((self.steps, self.batch, width), dtype))
-
-    def padded(self, y: Array) -> Array:
-        """The same (steps, B, width), with zeros past each row's end."""
-        if self.total == self.steps * self.batch:
-            return y
-        if y.nbytes < self.batch * WORTH_A_LOOP:
-            y.fill(0)
-            return y
-        for place, length in zip(self.order.tolist(), self.lengths.tolist(), strict=True):
-            y[length:, place] = 0
-        return y
-
     def piece(self, start: int, stop: int) -> Rows:
         """The steps ``start`` to ``stop - 1`` of the same rows in the same order, as a scan of their own."""
         lengths = np.clip(self.lengths - start, 0, stop - start)
@@ -115,6 +99,11 @@ class Rows(Record):
         """Whether all rows have one length and come in the batch's order."""
         whole = self.longest == 0 or int(self.active[-1]) == self.batch
         return whole and np.array_equal(self.order, np.arange(self.batch))
+
+    @lazy
+    def full(self) -> bool:
+        """Whether every step of every row is valid."""
+        return self.total == self.steps * self.batch
 
     @lazy
     def longest(self) -> int:
@@ -208,6 +197,9 @@ class Backend(Protocol):
 
     name: str
     same_bits: bool
+
+    def clear_padding(self, rows: Rows, y: Array) -> None:
+        """Zero what stands past each row's end in (T, B, width), whose last axis is contiguous."""
 
     def pack(self, plan: Plan, parameters: Mapping[str, Array], sizes: Sizes, dtype: np.dtype[Any]) -> Pack:
         """Copy parameters, named as in `Cell.parameter_shapes`; absent biases are zero."""

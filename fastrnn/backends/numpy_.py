@@ -84,6 +84,11 @@ class NumpyBackend:
     name = "numpy"
     same_bits = False
 
+    def clear_padding(self, rows: Rows, y: Array) -> None:
+        """Row by row."""
+        for place, length in zip(rows.order.tolist(), rows.lengths.tolist(), strict=True):
+            y[length:, place] = 0
+
     def pack(self, plan: Plan, parameters: Mapping[str, Array], sizes: Sizes, dtype: np.dtype[Any]) -> NumpyPack:
         """Copy the parameters into the order in which they are multiplied."""
         cell, hidden = plan.cell, sizes.hidden_size

@@ -24,7 +24,7 @@ from fastrnn.backends.numba_.atomics import (
     wait_for,
 )
 from fastrnn.backends.numba_.compile import compiled, inner
-from fastrnn.backends.numba_.intrinsics import keep, whole_numbers
+from fastrnn.backends.numba_.intrinsics import clear_bytes, keep, whole_numbers
 from fastrnn.backends.numba_.objects import ALIGNED, CONTIGUOUS, WRITEABLE, data, plain_axes
 from fastrnn.backends.numba_.scan import FRAME, row_offsets, scratch_bytes, state_row
 from fastrnn.backends.tiled import box as bx
@@ -297,6 +297,14 @@ def brief_step(step_call, x, y):  # type: ignore[no-untyped-def]
 def room(frame, rows, steps, members):  # type: ignore[no-untyped-def]
     """The bytes of scratch for a forward scan, `scan.scratch_bytes`, with as many steps at once as a chunk may have."""
     return scratch_bytes(frame, rows, min(max(frame[f.CHUNK], rows), rows * steps), members)
+
+
+@compiled
+def clear_padding(order, lengths, at, steps, step_bytes, row_bytes, count):  # type: ignore[no-untyped-def]
+    """Zero the ``count`` bytes of every step past a row's end in the array over time and batch at an address."""
+    for r in range(len(order)):
+        for time in range(lengths[r], steps):
+            clear_bytes(at + time * step_bytes + order[r] * row_bytes, count)
 
 
 @compiled

@@ -15,6 +15,7 @@ from fastrnn.backends.tiled.scan import Scan
 from fastrnn.equations import Sizes
 from fastrnn.plan import Plan
 from fastrnn.record import Record, lazy
+from fastrnn.reuse import address
 
 if TYPE_CHECKING:
     from fastrnn.backends.tiled.crew import Crew
@@ -66,6 +67,11 @@ class TiledBackend:
         from fastrnn.backends.tiled.crew import Crew
 
         return Crew(self.native)
+
+    def clear_padding(self, rows: Rows, y: Array) -> None:
+        """See the contract."""
+        place = address(y), y.shape[0], *y.strides[:2], y.shape[2] * y.itemsize
+        self.native.clear_padding(rows.order, rows.lengths, *place)
 
     def pack(self, plan: Plan, parameters: Mapping[str, Array], sizes: Sizes, dtype: np.dtype[Any]) -> TiledPack:
         """See the contract."""
