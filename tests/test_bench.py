@@ -21,7 +21,7 @@ from fastrnn.bench.contenders import NAMES, Prepared, contender
 from fastrnn.bench.machine import Limits
 from fastrnn.bench.process import Process, WorkerError, environment
 from fastrnn.bench.results import Run
-from fastrnn.bench.runner import Effort, Runner
+from fastrnn.bench.runner import Effort, Runner, _Lane
 from fastrnn.bench.worker import _Worker
 
 # The machine of the published comparison, rounded.
@@ -292,6 +292,17 @@ def test_a_run_from_end_to_end(tmp_path: Path) -> None:
     assert [result.case for result in again.results] == [result.case for result in results]
     assert again.results[0].ratio == pytest.approx(results[0].ratio, rel=1e-3)
     assert markdown.render(again)
+
+
+def test_once_the_time_is_up_those_who_are_close_play_on() -> None:
+    seconds: list[list[float]] = [[3.0, 1.0], [1.2], [1.3], []]
+    lanes = [_Lane("numba", str(turns), 1, turns) for turns in seconds]
+    with Runner(["numpy"], Effort(rounds=9, fewest_rounds=2, seconds=1.0, close_rounds=4)) as runner:
+        assert runner._taking_part(lanes, 1, 5.0) == lanes  # fewer rounds than there are at least
+        assert runner._taking_part(lanes, 8, 0.9) == lanes  # there is time
+        assert runner._taking_part(lanes, 3, 1.1) == lanes[:2]
+        assert runner._taking_part(lanes, 4, 1.1) == []
+        assert runner._taking_part(lanes[3:], 3, 1.1) == runner._taking_part([], 0, 0.0) == []
 
 
 def test_wrong_outputs_and_failures_are_reported_and_not_timed() -> None:

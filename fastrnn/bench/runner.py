@@ -21,6 +21,7 @@ from fastrnn.bench.process import Process, WorkerError
 from fastrnn.bench.results import Entry, Result
 
 _REST = 0.04  # seconds in which the last one's helping threads, which look for work for a while, go to sleep
+CLOSE = 1.25
 PERCENTILES = {"p50": 50.0, "p99": 99.0, "p99.9": 99.9}
 
 
@@ -35,7 +36,10 @@ class Effort:
     rounds, fewest_rounds : int
         Rounds of a case, and how many there are even if they take more than ``seconds``.
     seconds : float
-        After which no further round of a case begins.
+        After which no further round of all begins.
+    close_rounds : int
+        How many there are even then for those that are within `CLOSE` of the fastest: a case of long calls would
+        otherwise be decided by the chance of a few.
     samples : int
         Single steps to take the percentiles of; 0: none.
     """
@@ -44,10 +48,11 @@ class Effort:
     rounds: int = 40
     fewest_rounds: int = 5
     seconds: float = 6.0
+    close_rounds: int = 15
     samples: int = 20_000
 
 
-QUICK = Effort(turn=0.002, rounds=10, fewest_rounds=3, seconds=1.0, samples=2_000)
+QUICK = Effort(turn=0.002, rounds=10, fewest_rounds=3, seconds=1.0, close_rounds=3, samples=2_000)
 
 
 @dataclass
@@ -168,12 +173,13 @@ class Runner:
     def _take_turns(self, case: Case, lanes: list[_Lane], entries: dict[str, Entry]) -> None:
         """Rounds in which each has one turn. The order moves on, so that nobody always comes after the same one."""
         spent = 0.0
-        for number in range(self.effort.rounds if lanes else 0):
-            if number >= self.effort.fewest_rounds and spent > self.effort.seconds:
+        for number in range(self.effort.rounds):
+            taking = self._taking_part(lanes, number, spent)
+            if not taking:
                 break
             self.on_step(case.id, f"round {number + 1}")
-            first = number % len(lanes)
-            for lane in lanes[first:] + lanes[:first]:
+            first = number % len(taking)
+            for lane in taking[first:] + taking[:first]:
                 entry = entries[lane.name]
                 if entry.status != "ok":
                     continue
@@ -184,6 +190,16 @@ class Runner:
                     lane.seconds.append(answer["seconds"])
                     lane.busy.append(answer["busy"])
                     spent += answer["turn"]
+
+    def _taking_part(self, lanes: list[_Lane], number: int, spent: float) -> list[_Lane]:
+        """Who takes part in a round: all, and once their time is up those that may yet be the fastest."""
+        if number < self.effort.fewest_rounds or spent <= self.effort.seconds:
+            return lanes
+        timed = [lane for lane in lanes if lane.seconds]
+        if number >= self.effort.close_rounds or not timed:
+            return []
+        best = min(min(lane.seconds) for lane in timed)
+        return [lane for lane in timed if min(lane.seconds) <= CLOSE * best]
 
     def _latency(self, case: Case, entries: dict[str, Entry]) -> dict[str, dict[str, float]]:
         """Percentiles of single steps, for one row: what a live stream feels. Contenders take turns here, too."""
