@@ -82,7 +82,8 @@ def _function(caller: Emitter, name: str, body: Callable[[Emitter, Operands, Any
 
 
 def _copy(caller: Emitter, vectors: int) -> Callable[..., None]:
-    """Copy some vectors of all rows of b side by side; lanes past the width are zero."""
+    """Copy some vectors of all rows of b side by side; lanes past the width are zero. The next ones are fetched: rows
+    lie too far from each other for the processor to see what comes."""
 
     def body(emit: Emitter, operands: Operands, _row: Any, column: Any) -> None:
         first = emit.sum(operands.b, emit.times(column, emit.size))
@@ -94,6 +95,7 @@ def _copy(caller: Emitter, vectors: int) -> Callable[..., None]:
                 left = emit.difference(operands.width, emit.sum(column, emit.whole(past)))
                 value = emit.load_first(emit.sum(source, emit.whole(past * emit.size)), left)
                 emit.store(emit.sum(into, emit.whole(past * emit.size)), value)
+                emit.prefetch(emit.sum(source, emit.whole((past + vectors * emit.lanes) * emit.size)))
 
     return _function(caller, f"outer_copy_{vectors}", body)
 
