@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import assert_close, assert_same_bits
+from cases import COMPILED, assert_close, assert_same_bits
 from conformance import backend_of
 from sharing import share_everything
 
 import fastrnn
 import fastrnn.stack
 from fastrnn import reuse
+from fastrnn.backends.tiled import pack
 
 MB = 1 << 20
 
@@ -87,6 +88,24 @@ def test_chunks_change_nothing(
                 assert_same_bits(a, b)
             else:
                 assert_close(a, b, "value", "float32")
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_how_many_rows_are_projected_at_once_changes_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward and backward, to the bit: the rows are a part of a step, several steps, or all."""
+    x = np.random.default_rng(0).normal(size=(40, 5, 4)).astype(np.float32)
+    found = []
+    for rows, far in [(1, 1 << 40), (7, 1 << 40), (48, 1 << 40), (1, 0)]:
+        monkeypatch.setattr(pack, "CHUNK_BYTES", 1)
+        monkeypatch.setattr(pack, "CHUNK_ROWS", rows)
+        monkeypatch.setattr(pack, "FAR_BYTES", far)
+        layer = fastrnn.LSTM(4, 9, backend=name, seed=1)
+        y, state, tape = layer.record(x, lengths=[40, 3, 0, 17, 40])
+        gradient = layer.backward(tape, y)
+        found.append([y, *state, gradient.x, *gradient.parameters.values()])
+    for values in found[1:]:
+        for one, other in zip(values, found[0], strict=True):
+            assert_same_bits(one, other)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])

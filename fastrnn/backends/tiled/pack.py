@@ -26,7 +26,7 @@ ALIGNMENT = 64  # bytes: a cache line, and the longest vector
 CHUNK_BYTES = 256 * 1024  # of projected input at once: about what stays in the second cache beside the weights
 UINT8 = np.dtype(np.uint8)
 CHUNK_ROWS = 48  # but at least so many rows, for the weights to be worth reading
-FAR_BYTES = 8 << 20  # weights that a core's share of the third cache may not hold: each reading of them costs more
+FAR_BYTES, FAR_ROWS = 8 << 20, 256  # so many rows for weights that a core's share of the caches may not hold
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -74,8 +74,7 @@ def pitch(width: int, size: int) -> int:
 
 def chunk_rows(weight_bytes: int, row_bytes: int) -> int:
     """How many rows of time and batch to project at once, by weights of so many bytes to rows of so many."""
-    rows = max(CHUNK_ROWS, CHUNK_BYTES // row_bytes)
-    return max(rows, weight_bytes // 4 // row_bytes) if weight_bytes > FAR_BYTES else rows
+    return max(FAR_ROWS if weight_bytes > FAR_BYTES else CHUNK_ROWS, CHUNK_BYTES // row_bytes)
 
 
 PIECE = 2e9  # multiply-adds between two checkpoints: some tens of milliseconds, so that Ctrl-C answers soon
