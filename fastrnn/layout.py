@@ -46,11 +46,9 @@ class Layout:
         return ((batch, steps, width), "(B, T, D*H)") if self.batch_first else ((steps, batch, width), "(T, B, D*H)")
 
 
-def rows_of(steps: int, batch: int, lengths: object) -> Rows:
-    """The rows of a call; those of a plain batch are kept, for they are the same in every call."""
-    if lengths is None:
-        return _plain_rows(steps, batch) if steps + batch < 1 << 16 else Rows.of(steps, batch)
-    return Rows.of(steps, batch, checks.lengths(lengths, steps, batch))
+def plain_rows(steps: int, batch: int) -> Rows:
+    """The rows of a batch whose steps are all valid; they are kept, for they are the same in every call."""
+    return _plain_rows(steps, batch) if steps + batch < 1 << 16 else Rows.of(steps, batch)
 
 
 _plain_rows = lru_cache(maxsize=64)(Rows.of)

@@ -14,7 +14,7 @@ from fastrnn.backends.contract import Array, Rows
 from fastrnn.equations import Cell, Sizes, trace
 from fastrnn.initial import initial_values
 from fastrnn.layer import Layer
-from fastrnn.layout import Layout, StateLayout, last_steps, rows_of
+from fastrnn.layout import Layout, StateLayout, last_steps, plain_rows
 from fastrnn.parameters import Parameters, ParameterStore
 from fastrnn.plan import plan
 from fastrnn.stack import Stack
@@ -210,7 +210,7 @@ class Recurrent:
         packs = self._packs()
         xt, batched = self._layout.input(x)
         steps, batch = xt.shape[:2]
-        rows = rows_of(steps, batch, lengths)
+        rows = plain_rows(steps, batch) if lengths is None else self._ragged_rows(steps, batch, lengths)
         first = None if state is None else self._states.read("state", state, batch, batched)
         final = self._states.empty(batch)
         if sequence is True or checks.flag("sequence", sequence):
@@ -258,7 +258,7 @@ class Recurrent:
         packs = self._packs()
         xt, batched = self._layout.input(x, copy=True)
         steps, batch = xt.shape[:2]
-        rows = rows_of(steps, batch, lengths)
+        rows = plain_rows(steps, batch) if lengths is None else self._ragged_rows(steps, batch, lengths)
         first = None if state is None else self._states.read("state", state, batch, batched, copy=True)
         final = self._states.empty(batch)
         y, yt = self._output(rows, batched)
@@ -309,6 +309,9 @@ class Recurrent:
         dxt, parameters = self._stack.backward(tape._stack, dyt, ends)
         dx = np.ascontiguousarray(dxt.swapaxes(0, 1)) if batched and self.batch_first else dxt if batched else dxt[:, 0]
         return Gradients(dx, self._states.present(ends, batched), parameters)
+
+    def _ragged_rows(self, steps: int, batch: int, lengths: ArrayLike) -> Rows:
+        return self._stack.layers[0].backend.rows(steps, checks.lengths(lengths, steps, batch))
 
     def _output(self, rows: Rows, batched: bool) -> tuple[Array, Array]:
         """A new y as the caller sees it, and the same memory as (T, B, D*H), zero past each row's end."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastrnn import checks
 from fastrnn.backends.contract import Array, StepOf
-from fastrnn.layout import rows_of
+from fastrnn.layout import plain_rows
 from fastrnn.threads import renew_after_fork
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Stream:
         self.batch_size = batch_size = checks.size("batch_size", batch_size, most=1 << 31)
         self._packs: Any = None
         self._current = layer._packs
-        self._rows = rows_of(1, batch_size, None)
+        self._rows = plain_rows(1, batch_size)
         self._lock = threading.Lock()
         renew_after_fork(self)
         self._states = (layer._states.zeros(batch_size), layer._states.zeros(batch_size))
@@ -137,7 +137,7 @@ class Stream:
         shape, _ = layer._layout.shape(steps, batch, layer._width, batched)
         if out is not None:
             self._check_out(out, shape)
-        rows = rows_of(steps, batch, None)
+        rows = plain_rows(steps, batch)
         y, yt = layer._layout.output(rows, layer._width, batched)
         with self._lock:
             state, final = self._states[self._turn], self._states[1 - self._turn]

@@ -747,6 +747,39 @@ def clear_padding(
                 memset(words(at + time * step_bytes + places[r] * row_bytes), 0, count)
 
 
+def sort_rows(cnp.ndarray lengths not None, int64_t steps, cnp.ndarray numbers not None):
+    """See `Native`."""
+    cdef int64_t batch = lengths.shape[0], longest = 0, longer = 0, count, place, b, s
+    cdef const int64_t *ends = words(data(lengths))
+    cdef int64_t *table = words(data(numbers))
+    cdef int64_t *order = table + 6
+    cdef int64_t *ordered = order + batch
+    cdef int64_t *active = ordered + batch
+    cdef int64_t *base = active + steps
+    memset(base, 0, 8 * (steps + 1))
+    for b in range(batch):
+        base[ends[b]] += 1
+    for s in range(steps, -1, -1):
+        count = base[s]
+        if count > 0 and longer == 0:
+            longest = s
+        base[s] = longer  # the place of the next row of this length
+        if s < steps:
+            active[s] = longer
+        longer += count
+    for b in range(batch):
+        place = base[ends[b]]
+        base[ends[b]] = place + 1
+        order[place] = b
+        ordered[place] = ends[b]
+    base[0] = 0
+    for s in range(longest):
+        base[s + 1] = base[s] + active[s]
+    table[0], table[1], table[2], table[3] = <int64_t> order, <int64_t> ordered, <int64_t> active, <int64_t> base
+    table[4], table[5] = batch, longest
+    return longest
+
+
 def step_offsets(
     cnp.ndarray order not None, cnp.ndarray lengths not None, cnp.ndarray active not None, cnp.ndarray base not None,
     bint reverse, int64_t step_bytes, int64_t row_bytes,

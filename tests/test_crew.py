@@ -123,7 +123,7 @@ def test_boxes_that_are_not_waiting_are_left_alone(name: str) -> None:
         box, y = new_box(), np.full_like(alone, np.nan)
         box[bx.STATE] = state
         final = tuple(np.empty((2, 40), np.float32) for _ in range(2))
-        rows = fastrnn.layout.rows_of(4, 2, None)
+        rows = Rows.of(4, 2)
         scan = backend.forward(layer._packs()[0], rows, x, y, None, final, False)
         frames, held = scan.copies(2, 2, 2)
         counters = aligned((2, 16), INT64)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import fastrnn
 from fastrnn.backends import load
 from fastrnn.backends.contract import Rows
+from fastrnn.reuse import address
 
 pytestmark = pytest.mark.needs("numba")
 DISABLED = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
@@ -47,12 +48,9 @@ def python(name: str) -> Any:
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
-@given(case=ragged())
-@examples
-def test_rows(case: tuple[int, list[int]]) -> None:
+def check_rows(rows: Rows, case: tuple[int, list[int]]) -> None:
     """Longest first, in their order where they are as long; active and base by counting."""
     steps, lengths = case
-    rows = rows_of(case)
     order = sorted(range(len(lengths)), key=lambda b: (-lengths[b], b))
     longest = max(lengths, default=0)
     active = [sum(n > s for n in lengths) for s in range(longest)]
@@ -64,6 +62,30 @@ def test_rows(case: tuple[int, list[int]]) -> None:
     for array in (rows.order, rows.lengths, rows.active, rows.base):
         assert array.dtype == np.int64
         assert array.flags.c_contiguous
+    for table, here in zip((rows.order, rows.lengths, rows.active, rows.base), rows.table.tolist(), strict=False):
+        assert not len(table) or here == address(table)  # NumPy gives an empty array any address
+    assert rows.table[4:].tolist() == [len(lengths), longest]
+
+
+@given(case=ragged())
+@examples
+def test_rows(case: tuple[int, list[int]]) -> None:
+    """NumPy's, and in one buffer what the kernels' Python writes."""
+    check_rows(rows_of(case), case)
+    steps, batch = case[0], len(case[1])
+    numbers = np.full(2 * (batch + steps) + 9, -1)
+    longest = python("sort_rows")(np.array(case[1], np.int64), steps, numbers)
+    rows = Rows.side_by_side(steps, batch, longest, numbers)
+    check_rows(rows, case)
+    assert numbers[-2:].tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(case=ragged())
+@examples
+def test_sorted_by_a_backend(backend: str, case: tuple[int, list[int]]) -> None:
+    """The same, compiled."""
+    check_rows(load(backend).rows(case[0], np.array(case[1], np.int64)), case)
 
 
 @given(steps=st.integers(0, 5), batch=st.integers(0, 5))

@@ -156,6 +156,10 @@ class NumpyBackend:
 
         return _Scan(run, rows.total * pack.weight_count)
 
+    def rows(self, steps: int, lengths: Array) -> Rows:
+        """See the contract."""
+        return Rows.of(steps, len(lengths), lengths)
+
     def scan(
         self, pack: NumpyPack, rows: Rows, x: Array, y: Array, state: States | None, final: States, at: int,
         reverse: bool, threads: int,

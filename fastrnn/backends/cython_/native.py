@@ -16,7 +16,7 @@ from fastrnn.plan import Plan
 # What the extension's functions are under the same names.
 _FUNCTIONS = (
     "run", "run_as_team", "step", "brief_step", "run_list", "serve", "rouse", "expect", "volley", "room",
-    "clear_padding", "step_offsets", "history_offsets",
+    "sort_rows", "clear_padding", "step_offsets", "history_offsets",
 )  # fmt: skip
 
 
@@ -33,6 +33,7 @@ class CythonNative:
     expect: Any
     volley: Any
     room: Any
+    sort_rows: Any
     clear_padding: Any
     step_offsets: Any
     history_offsets: Any

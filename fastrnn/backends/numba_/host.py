@@ -300,6 +300,43 @@ def room(frame, rows, steps, members):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def sort_rows(lengths, steps, numbers):  # type: ignore[no-untyped-def]
+    """The tables of rows with these lengths, side by side: see `Native.sort_rows`."""
+    batch = len(lengths)
+    order = 6
+    ordered = order + batch
+    active = ordered + batch
+    base = active + steps
+    for s in range(steps + 1):
+        numbers[base + s] = 0
+    for b in range(batch):
+        numbers[base + lengths[b]] += 1
+    longest = 0
+    longer = 0  # rows that are
+    for s in range(steps, -1, -1):
+        count = numbers[base + s]
+        if count > 0 and longer == 0:
+            longest = s
+        numbers[base + s] = longer  # the place of the next row of this length
+        if s < steps:
+            numbers[active + s] = longer
+        longer += count
+    for b in range(batch):
+        place = numbers[base + lengths[b]]
+        numbers[base + lengths[b]] = place + 1
+        numbers[order + place] = b
+        numbers[ordered + place] = lengths[b]
+    numbers[base] = 0
+    for s in range(longest):
+        numbers[base + s + 1] = numbers[base + s] + numbers[active + s]
+    here = numbers.ctypes.data
+    numbers[0], numbers[1] = here + 8 * order, here + 8 * ordered
+    numbers[2], numbers[3] = here + 8 * active, here + 8 * base
+    numbers[4], numbers[5] = batch, longest
+    return longest
+
+
+@compiled
 def clear_padding(order, lengths, at, steps, step_bytes, row_bytes, count):  # type: ignore[no-untyped-def]
     """Zero the ``count`` bytes of every step past a row's end in the array over time and batch at an address."""
     for r in range(len(order)):

@@ -68,6 +68,12 @@ class TiledBackend:
 
         return Crew(self.native)
 
+    def rows(self, steps: int, lengths: Array) -> Rows:
+        """See the contract. A short call takes little longer than `Rows.of`, this a fifth of that."""
+        batch = len(lengths)
+        numbers = np.empty(2 * (batch + steps) + 7, np.int64)
+        return Rows.side_by_side(steps, batch, self.native.sort_rows(lengths, steps, numbers), numbers)
+
     def clear_padding(self, rows: Rows, y: Array) -> None:
         """See the contract."""
         place = address(y), y.shape[0], *y.strides[:2], y.shape[2] * y.itemsize

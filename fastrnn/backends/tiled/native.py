@@ -94,6 +94,12 @@ class Native(Protocol):
     def typed(self, dtype: np.dtype[Any]) -> Typed:
         """The functions that take arrays of one element type; always the same object."""
 
+    def sort_rows(self, lengths: Array, steps: int, numbers: Array) -> int:
+        """Write the tables of the rows with these lengths, as `contract.Rows.side_by_side` has them.
+
+        There are 2 B + 2 steps + 7 numbers. Returns the longest length.
+        """
+
     def clear_padding(
         self, order: Array, lengths: Array, at: int, steps: int, step_bytes: int, row_bytes: int, count: int
     ) -> None:
