@@ -23,12 +23,11 @@ from fastrnn.backends import load
 from fastrnn.backends.contract import Rows
 from fastrnn.backends.tiled import box as bx
 from fastrnn.backends.tiled import crew as crews
-from fastrnn.backends.tiled import distance
-from fastrnn.backends.tiled import frame as f
+from fastrnn.backends.tiled import distance, sums
 from fastrnn.backends.tiled import scan as scans
-from fastrnn.backends.tiled.crew import Crew, _groups, _shares
+from fastrnn.backends.tiled.crew import Crew, _shares
 from fastrnn.backends.tiled.pack import aligned
-from fastrnn.backends.tiled.sums import LEAST_ROWS, Product
+from fastrnn.backends.tiled.sums import LEAST_ROWS, Call
 from fastrnn.reuse import address
 
 every_compiled = pytest.mark.parametrize("name", COMPILED)
@@ -276,35 +275,34 @@ def test_a_volley_is_returned_by_a_worker_that_waits_and_by_no_other(name: str) 
     assert box[bx.JOB] == 5
 
 
-def product(rows: int, depth: int = 1) -> Product:
-    """A product of so many rows of a gradient of width 1."""
-    frame = np.zeros(f.OUTER_SIZE, np.int64)
-    frame[f.OUTER_WIDTH] = 1
-    return Product(None, frame, (0, rows, 1, depth), 0, None)  # type: ignore[arg-type]
+def call(rows: int) -> Call:
+    """A product of so many rows and multiply-adds."""
+    return Call(0, (0, rows, 1, 1), rows)
 
 
 def test_groups_of_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """All of them, the largest first, in each group as many for each thread as are not too much work, or one."""
-    monkeypatch.setattr(crews, "PIECE", 10)
-    products = [product(rows) for rows in (3, 9, 1, 4, 4, 20)]
-    assert [[p.work for p in group] for group in _groups(products, 2)] == [[20, 9], [4, 4, 3, 1]]
-    assert [[p.work for p in group] for group in _groups(products, 3)] == [[20, 9, 4], [4, 3, 1]]
-    assert _groups([], 2) == []
+    monkeypatch.setattr(sums, "PIECE", 10)
+    calls = [call(rows) for rows in (3, 9, 1, 4, 4, 20)]
+    assert [[c.work for c in group] for group in sums.groups(calls, 2)] == [[20, 9], [4, 4, 3, 1]]
+    assert [[c.work for c in group] for group in sums.groups(calls, 3)] == [[20, 9, 4], [4, 3, 1]]
+    assert [[c.work for c in group] for group in sums.groups(calls, 1)] == [[20], [9], [4, 4], [3, 1]]
+    assert sums.groups([], 2) == []
 
 
 @pytest.mark.parametrize("members", [2, 3, 5])
 @pytest.mark.parametrize("rows", [(512, 512, 512), (512, 512, 511, 510), (512,), (96, 95, 1), (4000, 1), (7,)])
 def test_shares_of_products(rows: tuple[int, ...], members: int) -> None:
     """Every row once, and threads that take one share after the other all have about as much to do."""
-    group = [product(count) for count in rows]
-    shares = _shares(group, members)
-    for p in group:
-        found = sorted(span for frame, span in shares if frame is p.frame)
-        assert [row for low, high, _, _ in found for row in range(low, high)] == list(range(p.range[1]))
-        assert {span[2:] for span in found} == {p.range[2:]}
+    shares = _shares([call(count)._replace(frame=number) for number, count in enumerate(rows)], members)
+    for number, count in enumerate(rows):
+        found = sorted(share.range for share in shares if share.frame == number)
+        assert [row for low, high, _, _ in found for row in range(low, high)] == list(range(count))
+        assert {ends[2:] for ends in found} == {(1, 1)}
         assert len(found) == 1 or all(high - low >= LEAST_ROWS for low, high, _, _ in found)
     loads = [0] * members
-    for _, (low, high, _, _) in shares:
+    for share in shares:
+        low, high, _, _ = share.range
         loads[loads.index(min(loads))] += high - low
     assert max(loads) <= sum(rows) * 9 / 8 / members + 2 * LEAST_ROWS
 
@@ -312,7 +310,7 @@ def test_shares_of_products(rows: tuple[int, ...], members: int) -> None:
 def test_even_products_are_not_cut() -> None:
     """LSTM: four gates of two weights and the sum of the vectors; RNN: one of two."""
     for rows in ((512,) * 8 + (1,), (512, 512, 1)):
-        assert len(_shares([product(count) for count in rows], 2)) == len(rows)
+        assert len(_shares([call(count) for count in rows], 2)) == len(rows)
 
 
 @every_compiled

@@ -148,7 +148,7 @@ Task = Callable[[], None]
 class Sums(Protocol):
     """The gradients of the parameters of a scan that goes backward piece after piece of time, the last piece first."""
 
-    def add(self, tape: Any, work: Any) -> list[Task]:
+    def add(self, tape: Any, work: Any) -> Sequence[Task]:
         """Tasks that together add a piece's share, to be done before the next piece is added; as for `gradients`."""
 
 
@@ -241,7 +241,7 @@ class Backend(Protocol):
     def backward(self, tape: Any, dy: Array, dfinal: States, dx: Array, dstate: States) -> tuple[Any, Part]:
         """Make ready a backward scan: (work, run). ``work`` holds the gates' gradients that `gradients` reads."""
 
-    def gradients(self, tape: Any, work: Any, into: Mapping[str, Array]) -> list[Task]:
+    def gradients(self, tape: Any, work: Any, into: Mapping[str, Array]) -> Sequence[Task]:
         """Tasks that together write the gradients of all parameters in ``into``, for all rows, once all of them are
         through backward. They may run at once; the bits do not depend on who runs which.
         """
@@ -254,7 +254,7 @@ class Backend(Protocol):
     def run(self, parts: Sequence[Part], rows: Rows, threads: int) -> None:
         """Run parts of one kind over all rows, on as many threads as that is worth, ``threads`` at the most."""
 
-    def run_tasks(self, tasks: Sequence[Task], threads: int) -> None:
+    def run_tasks(self, tasks: Sequence[Any], threads: int) -> None:
         """Run tasks of `gradients`, likewise."""
 
     def steps(self, packs: Sequence[Any], rows: Rows, state: States, final: States) -> StepOf:

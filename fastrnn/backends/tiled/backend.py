@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrnn.backends.contract import Array, Part, Rows, States, Task, each
+from fastrnn.backends.contract import Array, Part, Rows, States, each
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.native import Native
 from fastrnn.backends.tiled.pack import Room, TiledPack
@@ -20,7 +20,7 @@ from fastrnn.reuse import address
 if TYPE_CHECKING:
     from fastrnn.backends.tiled.crew import Crew
     from fastrnn.backends.tiled.steps import LongSteps, Steps
-    from fastrnn.backends.tiled.sums import TiledSums
+    from fastrnn.backends.tiled.sums import Products, TiledSums
 
 
 class Tape(Record):
@@ -146,7 +146,7 @@ class TiledBackend:
             typed.point_2d(frame, fields + f.ADJOINT_INITIAL, dfinal[k], fields + f.ADJOINT_FINAL, dstate[k])
         return work, Scan(pack, frame, rows, (tape, work, dy, dfinal, dx, dstate), backward=True)
 
-    def gradients(self, tape: Tape, work: Work, into: Mapping[str, Array]) -> list[Task]:
+    def gradients(self, tape: Tape, work: Work, into: Mapping[str, Array]) -> list[Products]:
         """See the contract."""
         return self.sums(into, tape.rows.total).add(tape, work)
 
@@ -160,7 +160,7 @@ class TiledBackend:
         """See the contract."""
         self.crew.run(parts, rows, threads)
 
-    def run_tasks(self, tasks: Sequence[Task], threads: int) -> None:
+    def run_tasks(self, tasks: Sequence[Products], threads: int) -> None:
         """See the contract."""
         self.crew.run_tasks(tasks, threads)
 

@@ -18,15 +18,16 @@ from weakref import WeakSet
 
 import numpy as np
 
-from fastrnn.backends.contract import Array, Part, Rows, Task, cuts
+from fastrnn.backends.contract import Array, Part, Rows, cuts
 from fastrnn.backends.tiled import box as bx
 from fastrnn.backends.tiled import frame as f
+from fastrnn.backends.tiled.box import NOBODY
 from fastrnn.backends.tiled.distance import Distance
 from fastrnn.backends.tiled.native import Native
-from fastrnn.backends.tiled.pack import PIECE, aligned
+from fastrnn.backends.tiled.pack import aligned
 from fastrnn.backends.tiled.placing import Place
 from fastrnn.backends.tiled.scan import Scan
-from fastrnn.backends.tiled.sums import Product, Range
+from fastrnn.backends.tiled.sums import Call, Products, groups, joined
 from fastrnn.reuse import address
 from fastrnn.threads import checkpoint
 
@@ -49,7 +50,6 @@ WAITING = 9 / 8  # how much longer than all together some may be at work before 
 WORTH_APART = 2_500_000  # multiply-adds in each thread for which rows of their own are worth making ready: some 60 us
 ROWS_APART = 24  # rows for each thread, from which on threads have rows of their own and meet only at the end
 INT64 = np.dtype(np.int64)
-NOBODY = np.empty(0, np.int64)
 
 
 @lru_cache(maxsize=1)
@@ -262,49 +262,34 @@ class Crew:
             checkpoint()
         del made
 
-    def run_tasks(self, tasks: Sequence[Task], threads: int) -> None:
-        """Run tasks of `gradients`: products as lists, what else there is in order."""
-        products = [task for task in tasks if isinstance(task, Product)]
-        members = self.size(threads, sum(product.work for product in products))
-        if members > 1:
-            for turn in range(1 + max(product.turn for product in products)):
-                self._run_products([product for product in products if product.turn == turn], members)
-            tasks = [task for task in tasks if not isinstance(task, Product)]
-        for task in tasks:
-            task()
+    def run_tasks(self, tasks: Sequence[Products], threads: int) -> None:
+        """Run tasks of `gradients`: the products of one turn together."""
+        members = self.size(threads, sum([task.work for task in tasks]))
+        if members == 1:
+            for task in tasks:
+                task()
+            return
+        for turn in range(1 + max([task.turn for task in tasks])):
+            self._run_products(joined([task for task in tasks if task.turn == turn]), members)
 
-    def _run_products(self, products: Sequence[Product], members: int) -> None:
-        """Products into memory of their own each, as lists that are not too long for a checkpoint after each."""
+    def _run_products(self, products: Products, members: int) -> None:
+        """As lists that are not too long for a checkpoint after each."""
         boxes = self.boxes(members - 1)
         self.wake(members - 1)
-        for group in _groups(products, members):
-            parts = _shares(group, members)
-            frames = np.stack([frame for frame, _ in parts])
-            ranges = np.array([span for _, span in parts], np.int64)
-            self.seen(self.native.run_list(boxes, frames, ranges, members))
-            for product in group:
-                product.finish()
+        for group in groups(products.calls(), members):
+            self.seen(products.run(_shares(group, members), boxes, members))
             checkpoint()
+        products.finish()
 
 
-def _groups(products: Sequence[Product], members: int) -> list[list[Product]]:
-    """Products in groups of as many for each member as make a `PIECE`, the largest first: the last ones are small."""
-    ordered = sorted(products, key=lambda p: -p.work)
-    groups: list[list[Product]] = []
-    while ordered:
-        size = members * max(1, int(PIECE / max(ordered[0].work, 1)))
-        groups.append(ordered[:size])
-        ordered = ordered[size:]
-    return groups
-
-
-def _shares(group: Sequence[Product], members: int) -> list[tuple[Array, Range]]:
-    """(frame, range) of each call: whole products, or a part of each for each member where some would wait for long."""
+def _shares(group: Sequence[Call], members: int) -> list[Call]:
+    """Whole calls, or each in as many parts as there are members where some of these would wait for long."""
     loads = [0] * members
-    for product in group:
-        loads[loads.index(min(loads))] += product.work
-    even = max(loads) <= WAITING * sum(loads) / members
-    return [(p.frame, span) for p in group for span in ([p.range] if even else p.cut(members))]
+    for call in group:
+        loads[loads.index(min(loads))] += call.work
+    if max(loads) <= WAITING * sum(loads) / members:
+        return list(group)
+    return [part for call in group for part in call.cut(members)]
 
 
 _crews: WeakSet[Crew] = WeakSet()

@@ -217,6 +217,26 @@ class TiledPack:
         return list(merged(parts_of(self)))
 
     @lazy
+    def gradient_calls(self) -> tuple[Array, Array]:
+        """Frames and ranges of the products for `weight_parts`, and last of the one for the sums of vectors.
+
+        What a call brings is zero in them; of the gates' gradients and of the weight's gradient they have how far into
+        these the product begins.
+        """
+        size, parts = self.dtype.itemsize, self.weight_parts
+        frames, ranges = np.zeros((len(parts) + 1, f.OUTER_SIZE), np.int64), np.zeros((len(parts) + 1, 4), np.int64)
+        frames[:, f.KERNEL], frames[:, f.PROGRAM] = self.outer
+        for frame, part in zip(frames, parts, strict=False):
+            frame[f.OUTER_A], frame[f.OUTER_A_STRIDE] = part.column * size, self.gradient_stride
+            frame[f.OUTER_INTO], frame[f.OUTER_INTO_STRIDE] = part.row * part.width * size, part.width * size
+            frame[f.OUTER_WIDTH] = part.width
+        sums = frames[-1]
+        sums[f.OUTER_A], sums[f.OUTER_INTO_STRIDE] = address(self.one), self.gradient_stride
+        sums[f.OUTER_WIDTH] = self.gradient_stride // size
+        ranges[:, 1] = [*[part.rows for part in parts], 1]
+        return frames, ranges
+
+    @lazy
     def training_frame(self) -> Array:
         """The frame of a backward scan, with the transposed weights."""
         frame, layout, size = self._weights_frame.copy(), self.program.layout, self.dtype.itemsize

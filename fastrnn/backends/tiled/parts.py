@@ -16,11 +16,12 @@ X: Place = ("x", 0)
 
 
 class WeightPart(Record):
-    """Rows of a weight, the first column of their gates' gradients, and what these are multiplied with."""
+    """Rows of a weight and their width, the first column of their gates' gradients, and what these multiply."""
 
     weight: str
     row: int
     rows: int
+    width: int
     column: int
     place: Place
 
@@ -28,13 +29,15 @@ class WeightPart(Record):
 def parts_of(pack: TiledPack) -> Iterator[WeightPart]:
     """All weights, gate by gate."""
     plan, columns, hidden = pack.plan, pack.gradient_offsets, pack.sizes.hidden_size
+    widths = {name: value.shape[1] for name, value in pack.weights.items() if value.ndim == 2}
     for index, column in enumerate(plan.input_columns):
-        yield WeightPart("weight_ih", index * hidden, hidden, columns[column], X)
+        yield WeightPart("weight_ih", index * hidden, hidden, widths["weight_ih"], columns[column], X)
     for index, gate in enumerate(plan.cell.recurrent_gates):
-        yield WeightPart("weight_hh", index * hidden, hidden, columns[plan.product_columns[gate]], plan.operands[gate])
+        column, place = columns[plan.product_columns[gate]], plan.operands[gate]
+        yield WeightPart("weight_hh", index * hidden, hidden, widths["weight_hh"], column, place)
     if plan.cell.has_projection:
-        column = columns[plan.product_columns[None]]
-        yield WeightPart("weight_hr", 0, pack.sizes.proj_size, column, plan.operands[None])
+        column, place = columns[plan.product_columns[None]], plan.operands[None]
+        yield WeightPart("weight_hr", 0, pack.sizes.proj_size, widths["weight_hr"], column, place)
 
 
 def merged(parts: Iterator[WeightPart]) -> Iterator[WeightPart]:

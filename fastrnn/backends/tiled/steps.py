@@ -10,7 +10,8 @@ import numpy as np
 
 from fastrnn.backends.contract import Array, Rows, States, step_fits
 from fastrnn.backends.tiled import frame as f
-from fastrnn.backends.tiled.crew import INT64, NOBODY, WORTH_WAKING, Crew
+from fastrnn.backends.tiled.box import NOBODY
+from fastrnn.backends.tiled.crew import INT64, WORTH_WAKING, Crew
 from fastrnn.backends.tiled.pack import Room, TiledPack, aligned
 from fastrnn.reuse import address
 from fastrnn.threads import get_num_threads

@@ -8,15 +8,16 @@ additions, and with them the bits, are the same however time is cut.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastrnn.backends.contract import Array, Task
+from fastrnn.backends.contract import Array
 from fastrnn.backends.tiled import frame as f
+from fastrnn.backends.tiled.box import NOBODY
 from fastrnn.backends.tiled.native import Native
 from fastrnn.backends.tiled.outer import BLOCK
 from fastrnn.backends.tiled.pack import PIECE, TiledPack
@@ -51,28 +52,87 @@ class _Lines(Record):
         return _Lines(last - first, self.gradient + first * self.stride, self.stride, operands, self.held)
 
 
-class Product:
-    """Some rows of one weight's gradient over some rows of the scan: a task, and its frame and range for a list.
+class Call(NamedTuple):
+    """One call of the kernel: some rows of a weight's gradient over some rows of the scan."""
 
-    ``turn`` counts the products that go into the same memory: each has to wait for those of the turns before.
-    """
+    frame: int  # its number
+    range: Range
+    work: int  # multiply-adds
 
-    def __init__(self, native: Native, frame: Array, span: Range, turn: int, held: Any) -> None:
-        self.native, self.frame, self.range, self.turn, self.held = native, frame, span, turn, held
-        self.work = span[1] * span[3] * int(frame[f.OUTER_WIDTH])
-        self.finish: Callable[[], None] = _nothing
-
-    def cut(self, count: int) -> list[Range]:
-        """The range in so many parts of about as many rows each, or in fewer where these would be narrow."""
+    def cut(self, count: int) -> list[Call]:
+        """In so many parts of about as many rows each, or in fewer where these would be narrow."""
         low, high, more, steps = self.range
         count = max(1, min(count, (high - low) // LEAST_ROWS))
         ends = [low + (high - low) * k // count for k in range(count + 1)]
-        return [(first, last, more, steps) for first, last in pairwise(ends)]
+        row_work = self.work // max(high - low, 1)
+        return [
+            Call(self.frame, (first, last, more, steps), (last - first) * row_work) for first, last in pairwise(ends)
+        ]
+
+
+class Products:
+    """All products of one turn, into memory of their own each: a task. Each has a frame and a range.
+
+    ``work`` counts multiply-adds, ``turn`` those that go into the same memory: each waits for the turns before.
+    """
+
+    def __init__(
+        self, native: Native, frames: Array, ranges: Array, work: int, turn: int, finish: Callable[[], None], held: Any
+    ) -> None:
+        self.native, self.frames, self.ranges, self.work = native, frames, ranges, work
+        self.turn, self.finish, self.held = turn, finish, held
 
     def __call__(self) -> None:
-        self.native.run(self.frame, *self.range)
+        if self.work <= PIECE:
+            self.native.run_list(NOBODY, self.frames, self.ranges, 1)
+            checkpoint()
+        else:
+            for group in groups(self.calls(), 1):
+                self.run(group, NOBODY, 1)
+                checkpoint()
         self.finish()
-        checkpoint()
+
+    def calls(self) -> list[Call]:
+        """What there is to do, in pieces small enough for a checkpoint after each."""
+        calls: list[Call] = []
+        widths = self.frames[:, f.OUTER_WIDTH].tolist()
+        for frame, (_, rows, more, count) in enumerate(self.ranges.tolist()):
+            row_work = widths[frame] * count
+            most = max(8, int(PIECE / max(row_work, 1)) // 8 * 8)
+            for low, high in pairwise([*range(0, rows, most), rows]):
+                calls.append(Call(frame, (low, high, more, count), (high - low) * row_work))
+        return calls
+
+    def run(self, calls: Sequence[Call], boxes: Array, members: int) -> int:
+        """Some of them, by so many threads at most, those of the boxes among them. How many took part."""
+        frames = self.frames[[call.frame for call in calls]]
+        ranges = np.array([call.range for call in calls], np.int64)
+        return self.native.run_list(boxes, frames, ranges, members)
+
+
+def joined(tasks: Sequence[Products]) -> Products:
+    """The tasks of a turn as one."""
+    if len(tasks) == 1:
+        return tasks[0]
+    frames = np.concatenate([task.frames for task in tasks])
+    ranges = np.concatenate([task.ranges for task in tasks])
+
+    def finish() -> None:
+        for task in tasks:
+            task.finish()
+
+    return Products(tasks[0].native, frames, ranges, sum(task.work for task in tasks), tasks[0].turn, finish, tasks)
+
+
+def groups(calls: Sequence[Call], members: int) -> list[list[Call]]:
+    """In groups of as many for each member as make a `PIECE`, the largest first: the last ones are small."""
+    ordered = sorted(calls, key=lambda call: -call.work)
+    found: list[list[Call]] = []
+    while ordered:
+        size = members * max(1, int(PIECE / max(ordered[0].work, 1)))
+        found.append(ordered[:size])
+        ordered = ordered[size:]
+    return found
 
 
 def _nothing() -> None:
@@ -92,16 +152,11 @@ class TiledSums:
             for array in into.values():
                 array[...] = 0
 
-    def add(self, tape: Tape, work: Work) -> list[Task]:
+    def add(self, tape: Tape, work: Work) -> list[Products]:
         """See the contract."""
-        runs = self._runs(_lines(tape, work))
-        if not runs:
-            return []
-        tasks: list[Task] = []
-        for turn, lines in enumerate(runs):
-            tasks += self._products(tape.pack, lines, turn)
-            if "bias" in self.into or any(name in self.into for name in tape.pack.plan.vector_columns):
-                tasks.append(self._sum_of_vectors(tape.pack, lines, turn))
+        tasks: list[Products] = []
+        for turn, lines in enumerate(self._runs(_lines(tape, work))):
+            tasks.append(self._products(tape.pack, lines, turn))
             self._more = 1
         return tasks
 
@@ -125,39 +180,27 @@ class TiledSums:
         self._waiting = _copied(lines.cut(0, rest), None) if rest else None
         return runs
 
-    def _products(self, pack: TiledPack, lines: _Lines, turn: int) -> Iterator[Product]:
-        """Tasks for all weights, each for rows of a weight in pieces small enough for a checkpoint after each."""
-        size, begins = pack.dtype.itemsize, {name: address(array) for name, array in self.into.items()}
+    def _products(self, pack: TiledPack, lines: _Lines, turn: int) -> Products:
+        """What these rows add to the gradients of all weights, and to the sums that biases and vectors have."""
+        begins = {name: address(array) for name, array in self.into.items()}
+        count, gradient, work = lines.count, lines.gradient, pack.weight_count
+        places = []  # what is added to each frame's fields from `OUTER_A` to `OUTER_INTO`
         for part in pack.weight_parts:
             base, table, _ = lines.operands[part.place]
-            stride, width = self.into[part.weight].strides[0], self.into[part.weight].shape[1]
-            most = max(8, int(PIECE / max(lines.count * width, 1)) // 8 * 8)
-            for first in range(0, part.rows, most):
-                left = lines.gradient + (part.column + first) * size, lines.stride
-                into = begins[part.weight] + (part.row + first) * stride, stride, width
-                yield self._product(pack, (*left, base, table), into, min(most, part.rows - first), lines, turn)
-
-    def _sum_of_vectors(self, pack: TiledPack, lines: _Lines, turn: int) -> Product:
-        """The gradients of biases and other vectors: sums over all rows, as a product with a row of ones."""
-        width, size = lines.stride // pack.dtype.itemsize, lines.stride
-        if self._vectors is None:
-            self._vectors = np.zeros(width, pack.dtype)
-        table = _multiples(lines.count, lines.stride)
-        factors = address(pack.one), 0, lines.gradient, address(table)
-        product = self._product(pack, factors, (address(self._vectors), size, width), 1, lines, turn, table)
-        product.finish = partial(self._hand_out, pack, self._vectors)
-        return product
-
-    def _product(
-        self, pack: TiledPack, factors: tuple[int, int, int, int], into: tuple[int, int, int], rows: int,
-        lines: _Lines, turn: int, held: Any = None,
-    ) -> Product:  # fmt: skip
-        """So many rows of ``into`` = or += left x right: an address, a stride and a width; and of the factors the
-        address and stride of the left one, the base and the table of the right one."""
-        frame = np.zeros(f.OUTER_SIZE, np.int64)
-        frame[f.KERNEL], frame[f.PROGRAM] = pack.outer
-        frame[f.OUTER_A : f.OUTER_WIDTH + 1] = (*factors, lines.count, *into)
-        return Product(pack.native, frame, (0, rows, self._more, lines.count), turn, (lines, held, self))
+            places.append((gradient, 0, base, table, count, begins[part.weight]))
+        finish, offsets = _nothing, None
+        if "bias" in self.into or any(name in self.into for name in pack.plan.vector_columns):
+            width = lines.stride // pack.dtype.itemsize
+            if self._vectors is None:
+                self._vectors = np.zeros(width, pack.dtype)
+            offsets = _multiples(count, lines.stride)  # the sum of all rows, as a product with ones
+            places.append((0, 0, gradient, address(offsets), count, address(self._vectors)))
+            finish = partial(self._hand_out, pack, self._vectors)
+            work += width
+        frames, ranges = (table[: len(places)].copy() for table in pack.gradient_calls)
+        frames[:, f.OUTER_A : f.OUTER_INTO + 1] += np.array(places, np.int64)
+        ranges[:, 2:] = self._more, count
+        return Products(pack.native, frames, ranges, work * count, turn, finish, (lines, offsets, self))
 
     def _hand_out(self, pack: TiledPack, sums: Array) -> None:
         """Each vector's part of the sums."""
