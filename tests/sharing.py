@@ -13,7 +13,7 @@ from fastrnn.backends.tiled import crew
 CODE = """
 from fastrnn.backends import numpy_
 from fastrnn.backends.tiled import crew
-numpy_.WORTH_A_THREAD = crew.WORTH_SHARING = crew.WORTH_WAKING = 1
+numpy_.WORTH_A_THREAD = crew.WORTH_SHARING = crew.WORTH_WAKING = crew.WORTH_EXPECTING = 1
 crew.WORTH_MEETING = crew.WORTH_MEETING_ROWS = crew.WORTH_APART = 0
 crew.PAUSE = 0.0
 crew.processors = lambda: 64
@@ -28,6 +28,7 @@ def share_everything(rows_apart: int | None = None) -> Iterator[None]:
         changes = {
             "WORTH_SHARING": 1,
             "WORTH_WAKING": 1,
+            "WORTH_EXPECTING": 1,
             "WORTH_MEETING": 0,
             "WORTH_MEETING_ROWS": 0,
             "WORTH_APART": 0,

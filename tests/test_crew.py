@@ -23,7 +23,7 @@ from fastrnn.backends import load
 from fastrnn.backends.contract import Rows
 from fastrnn.backends.tiled import box as bx
 from fastrnn.backends.tiled import crew as crews
-from fastrnn.backends.tiled import distance, sums
+from fastrnn.backends.tiled import distance, steps, sums
 from fastrnn.backends.tiled import scan as scans
 from fastrnn.backends.tiled.crew import Crew, _shares
 from fastrnn.backends.tiled.pack import aligned
@@ -217,6 +217,10 @@ def test_a_short_call_after_a_pause_goes_alone(monkeypatch: pytest.MonkeyPatch) 
     now += 1.1 * crews.SOON
     assert crew.size(2, short) == 1
     now += 1.1 * crews.SOON
+    assert crew.size(2, crews.WORTH_EXPECTING) == 1
+    now += 1.1 * crews.SOON
+    assert crew.size(2, crews.WORTH_EXPECTING, at_once=True) == 2
+    now += 1.1 * crews.SOON
     assert crew.size(2, crews.WORTH_WAKING) == 2
 
     def takes_long(scan: object, members: int) -> None:
@@ -338,6 +342,33 @@ def test_a_long_call_wakes_the_workers_it_needs(name: str) -> None:
                     assert_same_bits(layer(x)[0], alone, "together")
             assert (seen[0], seen[-1]) == (first, 2)
             assert len(seen) > 1500 if head > 1 else len(seen) < 1500
+
+
+@every_compiled
+def test_a_long_step_waits_for_the_workers_it_wakes(name: str) -> None:
+    """None can join it later. A shorter one goes alone, and those that follow find them awake."""
+    layer = fastrnn.LSTM(8, 64, backend=name)
+    x, y = np.zeros((3, 8), np.float32), np.empty((3, 64), np.float32)
+    backend: Any = load(name)
+    seen: list[int] = []
+    real = backend.native.step
+    with pytest.MonkeyPatch.context() as patch, share_everything(), fastrnn.threads(2):
+        patch.setattr(crews, "HEAD", 1)
+        patch.setattr(steps, "WORTH_ROUSING", 0)
+        patch.setattr(steps, "BRIEF", 10**9)  # alone, a step is another function
+        stream = layer.stream(3)
+        patch.setattr(backend.native, "step", lambda *given: _noted(seen, real(*given)), raising=False)
+        for worth, first in ((1, [2]), (10**9, [])):
+            patch.setattr(crews, "WORTH_EXPECTING", worth)
+            end = time.monotonic() + 60
+            while (seen[: len(first)], seen[-1:]) != (first, [2]) and time.monotonic() < end:
+                seen.clear()
+                time.sleep(0.5)  # long enough for all of them to go to sleep
+                stream.step(x, out=y)
+                assert first or not seen
+                for _ in range(1000):
+                    stream.step(x, out=y)
+            assert (seen[: len(first)], seen[-1:]) == (first, [2])
 
 
 def _noted(seen: list[int], found: int) -> int:

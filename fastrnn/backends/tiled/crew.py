@@ -37,6 +37,7 @@ WORTH_SHARING = 110_000  # multiply-adds in each thread for which its job is wor
 WORTH_MEETING = 9_000  # multiply-adds in each thread between two meetings, each of which takes some 0.2 us
 WORTH_MEETING_ROWS = 24_000  # the same where there are rows that could be handed out instead
 WORTH_WAKING = 40_000_000  # multiply-adds of a call for which sleepers are woken: 300 us; with one row, a millisecond
+WORTH_EXPECTING = 25_000_000  # of a call that none can join later: they come before one thread would be half through
 HEAD = 8_000_000  # multiply-adds of a piece while sleepers wake, about as long as they take to come
 COMING = 8_000  # looks for a worker that has been woken, some 0.2 to 0.4 ms
 SOON = 0.002  # seconds within which calls come one upon the other
@@ -113,13 +114,15 @@ class Crew:
         """Whether a call of so much work is enough for two, of processors so far apart."""
         return work >= 2 * WORTH_SHARING * (1.0 + FARTHER * (far - 1.0))
 
-    def size(self, threads: int, work: float) -> int:
-        """How many threads a call of so much work is to have."""
+    def size(self, threads: int, work: float, at_once: bool = False) -> int:
+        """How many threads a call of so much work is to have, ``at_once`` where none can join it later."""
         if threads < 2 or not self.divisible(work):
             return 1
         now = time.perf_counter()
         soon, self._last = now - self._last < SOON, now
-        if not soon and work < WORTH_WAKING:  # the workers are asleep, and it is over before they come
+        if not soon and work < (
+            WORTH_EXPECTING if at_once else WORTH_WAKING
+        ):  # the workers are asleep, and it is over before they come
             return 1
         if self._alone_until:
             if now < self._alone_until:
@@ -158,7 +161,7 @@ class Crew:
         if not self.wake(count):
             return 0
         piece = int(HEAD * steps / max(work, 1))
-        if not piece and work > WORTH_WAKING:
+        if not piece and work > WORTH_EXPECTING:
             all(self.native.expect(worker.box, COMING) for worker in self._workers[:count])
         return piece
 

@@ -11,7 +11,7 @@ import numpy as np
 from fastrnn.backends.contract import Array, Rows, States, step_fits
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.box import NOBODY
-from fastrnn.backends.tiled.crew import INT64, WORTH_WAKING, Crew
+from fastrnn.backends.tiled.crew import INT64, Crew
 from fastrnn.backends.tiled.pack import Room, TiledPack, aligned
 from fastrnn.reuse import address
 from fastrnn.threads import get_num_threads
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # Multiply-adds up to which a step keeps the interpreter's lock, some 2 us: two threads that each step a session hand it
 # to each other otherwise, and do a third less between them than one of them alone (measured).
 BRIEF = 100_000
+# Multiply-adds, some 20 us, from which on a step wakes sleeping workers at its begin, so that the next one finds them.
+# A smaller one sees to that only when it has gone alone.
+WORTH_ROUSING = 2_000_000
 
 
 class Steps:
@@ -54,10 +57,10 @@ class Steps:
     def _shared(self, x: object, y: object) -> int:
         """By several threads, where that is worth it."""
         threads = get_num_threads()
-        members = self.crew.size(threads, self.work) if threads > 1 else 1
+        members = self.crew.size(threads, self.work, at_once=True) if threads > 1 else 1
         if members == 1:
             return self._alone(x, y)
-        if self.total > WORTH_WAKING:
+        if self.total > WORTH_ROUSING:
             self.crew.begin(members - 1, self.total, 1)
         found: int = self.crew.native.step(self._by_team(members), x, y)
         if found and self.crew.learn(found, self.total) < members:
