@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 # Multiply-adds up to which a step keeps the interpreter's lock, some 2 us: two threads that each step a session hand it
 # to each other otherwise, and do a third less between them than one of them alone (measured).
 BRIEF = 100_000
-# Multiply-adds, some 20 us, from which on a step wakes sleeping workers at its begin, so that the next one finds them.
+# Multiply-adds, some 60 us, from which on a step wakes sleeping workers at its begin, so that the next one finds them.
 # A smaller one sees to that only when it has gone alone.
-WORTH_ROUSING = 2_000_000
+WORTH_ROUSING = 8_000_000
 
 
 class Steps:
