@@ -254,7 +254,7 @@ class Backend(Protocol):
     def run(self, parts: Sequence[Part], rows: Rows, threads: int) -> None:
         """Run parts of one kind over all rows, on as many threads as that is worth, ``threads`` at the most."""
 
-    def run_tasks(self, tasks: Sequence[Any], threads: int) -> None:
+    def run_tasks(self, tasks: Sequence[Task], threads: int) -> None:
         """Run tasks of `gradients`, likewise."""
 
     def steps(self, packs: Sequence[Any], rows: Rows, state: States, final: States) -> StepOf:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrnn.backends.contract import Array, Part, Rows, States, each
+from fastrnn.backends.contract import Array, Part, Rows, States, Task, each
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.native import Native
 from fastrnn.backends.tiled.pack import Room, TiledPack
@@ -160,7 +160,7 @@ class TiledBackend:
         """See the contract."""
         self.crew.run(parts, rows, threads)
 
-    def run_tasks(self, tasks: Sequence[Products], threads: int) -> None:
+    def run_tasks(self, tasks: Sequence[Task], threads: int) -> None:
         """See the contract."""
         self.crew.run_tasks(tasks, threads)
 

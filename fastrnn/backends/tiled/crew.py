@@ -18,7 +18,7 @@ from weakref import WeakSet
 
 import numpy as np
 
-from fastrnn.backends.contract import Array, Part, Rows, cuts
+from fastrnn.backends.contract import Array, Part, Rows, Task, cuts
 from fastrnn.backends.tiled import box as bx
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.box import NOBODY
@@ -265,15 +265,16 @@ class Crew:
             checkpoint()
         del made
 
-    def run_tasks(self, tasks: Sequence[Products], threads: int) -> None:
-        """Run tasks of `gradients`: the products of one turn together."""
-        members = self.size(threads, sum([task.work for task in tasks]))
-        if members == 1:
-            for task in tasks:
-                task()
-            return
-        for turn in range(1 + max([task.turn for task in tasks])):
-            self._run_products(joined([task for task in tasks if task.turn == turn]), members)
+    def run_tasks(self, tasks: Sequence[Task], threads: int) -> None:
+        """Run tasks of `gradients`: the products of one turn together, what else there is in order."""
+        products = [task for task in tasks if isinstance(task, Products)]
+        members = self.size(threads, sum([task.work for task in products]))
+        if members > 1:
+            for turn in range(1 + max([task.turn for task in products])):
+                self._run_products(joined([task for task in products if task.turn == turn]), members)
+            tasks = [task for task in tasks if not isinstance(task, Products)]
+        for task in tasks:
+            task()
 
     def _run_products(self, products: Products, members: int) -> None:
         """As lists that are not too long for a checkpoint after each."""
