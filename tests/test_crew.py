@@ -232,6 +232,16 @@ def test_a_short_call_after_a_pause_goes_alone(monkeypatch: pytest.MonkeyPatch) 
     assert crew.size(2, short) == 2
 
 
+@pytest.mark.parametrize(("times", "factor"), [(0.5, 1.0), (3.0, 3.0), (15.0, 15.0), (1000.0, 1.0)])
+def test_a_volley_that_was_disturbed_says_nothing(times: float, factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No processors are a thousand times as far apart as near ones."""
+    clock = mock.Mock(side_effect=(k * distance.NEAR * distance.ROUNDS * times for k in itertools.count()))
+    monkeypatch.setattr(distance.time, "perf_counter", clock)
+    far = distance.Distance(mock.Mock(volley=mock.Mock(return_value=True)))
+    far.shared(new_box())
+    assert far.factor == pytest.approx(factor)
+
+
 def test_what_is_worth_sharing_depends_on_the_distance(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measured at the first shared call and again after many; where it is too far, once after many calls."""
     native = mock.Mock(volley=mock.Mock(return_value=True))

@@ -12,6 +12,7 @@ from fastrnn.backends.contract import Array
 from fastrnn.backends.tiled.native import Native
 
 NEAR = 140e-9  # seconds of a job without work, there and back, between processors that are near one another
+FARTHEST = 20 * NEAR  # what takes longer has been disturbed: a thread had no processor
 ROUNDS, VOLLEYS = 16, 3  # the least of some volleys counts: what disturbs can only make them longer
 EVERY = 2_000  # short calls between two measurements
 
@@ -31,7 +32,7 @@ class Distance:
         if self._measure_in <= 0:
             self._measure_in = EVERY
             took = [self._one(box) for _ in range(VOLLEYS)]
-            known = [seconds for seconds in took if seconds > 0.0]
+            known = [seconds for seconds in took if 0.0 < seconds < FARTHEST]
             if known:
                 self.factor = max(1.0, min(known) / NEAR)
 
