@@ -355,30 +355,43 @@ def test_a_long_call_wakes_the_workers_it_needs(name: str) -> None:
 
 
 @every_compiled
-def test_a_long_step_waits_for_the_workers_it_wakes(name: str) -> None:
-    """None can join it later. A shorter one goes alone, and those that follow find them awake."""
-    layer = fastrnn.LSTM(8, 64, backend=name)
+@pytest.mark.parametrize(
+    ("worth", "expected"), [(0, ["size", "begin", "step", "wake"]), (55_296, ["size", "step", "wake"])]
+)
+def test_a_step_of_some_length_wakes_workers_at_its_begin(name: str, worth: int, expected: list[str]) -> None:
+    """A shorter one only when it has gone alone; and none can join it once it has begun."""
+    stream = fastrnn.LSTM(8, 64, backend=name).stream(3)  # 55 296 multiply-adds
     x, y = np.zeros((3, 8), np.float32), np.empty((3, 64), np.float32)
     backend: Any = load(name)
-    seen: list[int] = []
-    real = backend.native.step
-    with pytest.MonkeyPatch.context() as patch, share_everything(), fastrnn.threads(2):
-        patch.setattr(crews, "HEAD", 1)
-        patch.setattr(steps, "WORTH_ROUSING", 0)
-        patch.setattr(steps, "BRIEF", 10**9)  # alone, a step is another function
-        stream = layer.stream(3)
-        patch.setattr(backend.native, "step", lambda *given: _noted(seen, real(*given)), raising=False)
-        for worth, first in ((1, [2]), (10**9, [])):
-            patch.setattr(crews, "WORTH_EXPECTING", worth)
-            end = time.monotonic() + 60
-            while (seen[: len(first)], seen[-1:]) != (first, [2]) and time.monotonic() < end:
-                seen.clear()
-                time.sleep(0.5)  # long enough for all of them to go to sleep
-                stream.step(x, out=y)
-                assert first or not seen
-                for _ in range(1000):
-                    stream.step(x, out=y)
-            assert (seen[: len(first)], seen[-1:]) == (first, [2])
+    done: list[str] = []
+
+    def noted(what: str, found: Any = None) -> mock.Mock:
+        return mock.Mock(side_effect=lambda *_, **__: done.append(what) or found)
+
+    size = noted("size", 2)
+    with (
+        fastrnn.threads(2),
+        mock.patch.object(steps, "WORTH_ROUSING", worth),
+        mock.patch.object(backend.crew, "divisible", return_value=True),
+        mock.patch.multiple(backend.crew, size=size, begin=noted("begin", 0), wake=noted("wake"), learn=lambda *_: 1),
+        mock.patch.object(backend.native, "step", noted("step", 1), create=True),
+    ):
+        stream.step(x, out=y)
+    assert done == expected
+    assert size.call_args.kwargs == {"at_once": True}
+
+
+@pytest.mark.parametrize("asleep", [True, False])
+@pytest.mark.parametrize(("more", "length", "waits"), [(1, 1, True), (0, 1, False), (1, 100, False)])
+def test_what_cannot_begin_alone_waits(more: int, length: int, waits: bool, asleep: bool) -> None:
+    """For workers that it has woken, if it is long enough; where pieces of time can be short, it begins with some."""
+    native = mock.Mock(rouse=mock.Mock(return_value=asleep))
+    crew = Crew(native)
+    crew._workers = [mock.Mock()]
+    work = crews.WORTH_EXPECTING + more
+    assert crew.begin(1, work, length) == (crews.HEAD * length // work if asleep else 0)
+    assert crew._workers[0].wake.called == asleep
+    assert native.expect.called == (waits and asleep)
 
 
 def _noted(seen: list[int], found: int) -> int:
