@@ -304,6 +304,27 @@ def test_groups_of_products(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sums.groups([], 2) == []
 
 
+@pytest.mark.parametrize(
+    ("piece", "lists"),
+    [(10**9, [[(0, 0, 20), (1, 0, 8)]]), (400, [[(0, 0, 8)], [(0, 8, 16)], [(1, 0, 8)], [(0, 16, 20)]])],
+)
+def test_products_alone(piece: int, lists: list[list[tuple[int, int, int]]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one list or, where that is too long, in pieces: a checkpoint after each, and the end after the last."""
+    monkeypatch.setattr(sums, "PIECE", piece)
+    done = mock.Mock()
+    monkeypatch.setattr(sums, "checkpoint", done.checkpoint)
+    frames = np.zeros((2, crews.f.OUTER_SIZE), np.int64)
+    frames[:, crews.f.OUTER_WIDTH], frames[:, crews.f.KERNEL] = 10, (0, 1)
+    ranges = np.array([(0, 20, 1, 5), (0, 8, 1, 5)], np.int64)
+    sums.Products(done, frames, ranges, 28 * 10 * 5, 0, done.finish, None)()
+    assert [name for name, _, _ in done.mock_calls] == ["run_list", "checkpoint"] * len(lists) + ["finish"]
+    for expected, (_, given, _) in zip(lists, done.mock_calls[::2], strict=False):
+        boxes, its_frames, its_ranges, members = given
+        assert (len(boxes), members) == (0, 1)
+        found = zip(its_frames[:, crews.f.KERNEL].tolist(), its_ranges.tolist(), strict=True)
+        assert [(frame, *span) for frame, span in found] == [(k, low, high, 1, 5) for k, low, high in expected]
+
+
 @pytest.mark.parametrize("members", [2, 3, 5])
 @pytest.mark.parametrize("rows", [(512, 512, 512), (512, 512, 511, 510), (512,), (96, 95, 1), (4000, 1), (7,)])
 def test_shares_of_products(rows: tuple[int, ...], members: int) -> None:
