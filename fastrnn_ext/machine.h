@@ -24,10 +24,13 @@
 #define FASTRNN_X86
 #include <xmmintrin.h>
 #define PREFETCH(address) _mm_prefetch((const char *)(intptr_t)(address), _MM_HINT_T0)
+#define PREFETCH_SECOND(address) _mm_prefetch((const char *)(intptr_t)(address), _MM_HINT_T1)
 #elif defined(__GNUC__)
 #define PREFETCH(address) __builtin_prefetch((const void *)(intptr_t)(address))
+#define PREFETCH_SECOND(address) __builtin_prefetch((const void *)(intptr_t)(address), 0, 2)
 #else
 #define PREFETCH(address) ((void)(address))
+#define PREFETCH_SECOND(address) ((void)(address))
 #endif
 
 #if defined(_MSC_VER)
@@ -43,6 +46,17 @@
 #endif
 
 #define WORD(address) ((int64_t *)(intptr_t)(address))
+
+/* Ask for the cache lines of some bytes, which are needed soon but not at once: into the second cache. GCC drops calls
+   of a function that does nothing but fetch, as if they were without effect; the empty instruction is one. */
+static INLINE void fetch_bytes(int64_t at, int64_t count)
+{
+    for (int64_t line = at / OUTER_CACHE_LINE; line <= (at + count - 1) / OUTER_CACHE_LINE; line++)
+        PREFETCH_SECOND(line * OUTER_CACHE_LINE);
+#if defined(__GNUC__)
+    __asm__ volatile("");
+#endif
+}
 
 #if defined(_MSC_VER) && !defined(__clang__)
 

@@ -36,6 +36,7 @@ cdef extern from "machine.h" nogil:
     void restore_mode(int64_t mode)
     void give_way()
     bint processor_has(int which)
+    void fetch_bytes(int64_t at, int64_t count)
 
 cdef extern from "tables.h" nogil:
     ctypedef void (*fastrnn_stages)(int64_t frame, int64_t linked, int64_t rows) noexcept nogil
@@ -99,6 +100,22 @@ cdef void row_offsets(
     for r in range(low, high):
         time = lengths[r] - 1 - step if reverse else step
         offsets[r - low] = time * step_bytes + order[r] * row_bytes
+
+
+cdef void fetch_rows(
+    const int64_t *frame, int64_t field, int64_t count, int64_t low, int64_t high, int64_t step,
+    int64_t stop) noexcept nogil:
+    """Ask for the ``count`` bytes that rows low .. high - 1 have at a step before ``stop`` in the array over time and
+    batch whose address and strides stand in the frame from a field on."""
+    cdef const int64_t *order = words(frame[F_ORDER])
+    cdef const int64_t *lengths = words(frame[F_LENGTHS])
+    cdef const int64_t *active = words(frame[F_ACTIVE])
+    cdef int64_t r, time
+    if count == 0 or step >= stop:
+        return
+    for r in range(low, lesser(active[step], high)):
+        time = lengths[r] - 1 - step if frame[F_REVERSE] != 0 else step
+        fetch_bytes(frame[field] + time * frame[field + 1] + order[r] * frame[field + 2], count)
 
 
 cdef int64_t chunk_end(
@@ -259,6 +276,7 @@ cdef void forward_steps(
     cdef const int64_t *base = words(frame[F_BASE])
     cdef int64_t here = address_of(frame), most = greater(frame[F_CHUNK], high - low)
     cdef bint record = frame[F_RECORD] != 0, reverse = frame[F_REVERSE] != 0
+    cdef bint ragged = stop > start and active[frame[F_LONGEST] - 1] < high
     cdef int64_t step = start, end, s, rows, at, last
     cdef int64_t *x_offsets = words(first + room * (frame[F_PROJECTED_STRIDE] + 16 * frame[F_MEMBER]))
     cdef int64_t *y_offsets = x_offsets + room
@@ -284,6 +302,9 @@ cdef void forward_steps(
             frame[F_Y_OFFSETS] = address_of(y_offsets + at)
             frame[F_KEPT] = frame[F_KEPT_BASE] + ((base[s] if record else 0) + low) * frame[F_KEPT_STRIDE]
             point_states(frame, base, s, low)
+            if ragged:  # else the rows follow one another, and the processor sees by itself what comes next
+                fetch_rows(frame, F_X, frame[F_X_FETCHED], low, high, s + end - step, stop)
+                fetch_rows(frame, F_Y, frame[F_Y_FETCHED], low, high, s + 1, stop)
             cell.stages[F_FORWARD_STEP](here, 0, last - low)
             at += last - low
         step = end

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from cases import COMPILED
 
+import fastrnn
 from fastrnn import cells
+from fastrnn.backends.contract import Rows
 from fastrnn.backends.cython_.c_text import Functions
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.emitter import WHOLE
 from fastrnn.backends.tiled.outer import OPERAND_KINDS, Operands, emit_outer
-from fastrnn.backends.tiled.program import BACKWARD_STEP, KINDS, Program
+from fastrnn.backends.tiled.program import BACKWARD_STEP, FORWARD_STEP, INPUT_STAGE, KINDS, Program
 from fastrnn.backends.tiled.target import Target
 from fastrnn.equations import trace
 from fastrnn.plan import plan
+from fastrnn.reuse import address
 
 FLOAT32 = np.dtype(np.float32)
 AVX512 = Target(64, 32, True)
@@ -61,3 +66,116 @@ def test_weight_gradients_fetch_the_next_tiles_values() -> None:
         emit_outer(emit, Operands(*arguments))
 
     assert fetches(OPERAND_KINDS, body) > 0
+
+
+# --- rows of different lengths ----------------------------------------------------------------------------------------
+
+X_AT, Y_AT, WIDE, HIGH = 1 << 20, 1 << 30, 320, 4  # rows of 320 bytes, the first of which begins within a line
+
+
+def frame_of(rows: Rows, reverse: bool) -> Any:
+    """A forward frame of two row steps a chunk and row, x batch first and y time first."""
+    frame = np.zeros(f.FIRST_STATE, np.int64)
+    frame[f.ORDER : f.LONGEST + 1] = rows.table
+    frame[f.X], frame[f.X_STEP], frame[f.X_ROW] = X_AT + 32, WIDE, WIDE * rows.steps
+    frame[f.Y], frame[f.Y_STEP], frame[f.Y_ROW] = Y_AT + 32, WIDE * rows.batch, WIDE
+    frame[f.X_FETCHED] = frame[f.Y_FETCHED] = WIDE
+    frame[f.CHUNK], frame[f.REVERSE] = 2 * rows.batch, reverse
+    return frame
+
+
+def scan_events(monkeypatch: pytest.MonkeyPatch, frame: Any, low: int, high: int, steps: int) -> list[tuple[str, int]]:
+    """What the time loop's own Python does: ("input", rows), ("step", rows), ("fetch", address)."""
+    from fastrnn.backends.numba_ import intrinsics, scan
+
+    events: list[tuple[str, int]] = []
+    kinds = {INPUT_STAGE: "input", FORWARD_STEP: "step"}
+
+    def whole_numbers(at: int, count: int) -> Any:
+        return np.ctypeslib.as_array(ctypes.cast(int(at), ctypes.POINTER(ctypes.c_int64)), (int(count),))
+
+    for name in ("row_offsets", "chunk_end", "fetch_rows", "fetch_bytes"):
+        function = getattr(scan, name)
+        monkeypatch.setattr(scan, name, getattr(function, "py_func", function))
+    for name in ("load_states", "store_final", "point_states"):
+        monkeypatch.setattr(scan, name, lambda *arguments: None)
+    monkeypatch.setattr(scan, "whole_numbers", whole_numbers)
+    monkeypatch.setattr(scan, "pointer", lambda at: ctypes.cast(int(at), ctypes.POINTER(ctypes.c_int64)))
+    monkeypatch.setattr(intrinsics, "fetch_line", lambda at: events.append(("fetch", int(at))))
+    monkeypatch.setattr(scan, "run_stages", lambda *given: events.append((kinds[given[1]], int(given[4]))))
+    tables = np.zeros(2 * steps * (high - low), np.int64)
+    forward_steps = getattr(scan.forward_steps, "py_func", scan.forward_steps)
+    forward_steps(None, address(frame), low, high, 0, steps, steps * (high - low), address(tables))
+    return events
+
+
+def lines_of(frame: Any, array: int, rows: Rows, low: int, high: int, step: int) -> set[int]:
+    """The cache lines of rows low .. high - 1 that are active at a step."""
+    found = set()
+    for r in range(low, high):
+        if rows.lengths[r] > step:
+            time = rows.lengths[r] - 1 - step if frame[f.REVERSE] else step
+            at = int(frame[array] + time * frame[array + 1] + rows.order[r] * frame[array + 2])
+            found |= {byte // 64 * 64 for byte in range(at, at + WIDE)}
+    return found
+
+
+@pytest.mark.needs("numba")
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("part", [(0, HIGH), (1, 3)])
+def test_ragged_rows_are_fetched_before_they_are_needed(
+    monkeypatch: pytest.MonkeyPatch, reverse: bool, part: tuple[int, int]
+) -> None:
+    """Before each step y's rows of the next one, and those of x that a later chunk begins with; no other line."""
+    lengths = np.array([5, 9, 3, 7])
+    rows = Rows.of(9, HIGH, lengths)
+    frame = frame_of(rows, reverse)
+    counts = [sum(rows.lengths[r] > s for r in range(*part)) for s in range(9)]
+    step, end, fetched = 0, 0, set()
+    for kind, value in scan_events(monkeypatch, frame, *part, 9):
+        if kind == "input":
+            chunk, end = end, end
+            while value:
+                value, end = value - counts[end], end + 1
+        elif kind == "fetch":
+            fetched.add(value)
+        else:
+            assert value == counts[step]
+            later, expected = step + end - chunk, set()
+            if step + 1 < 9:
+                expected |= lines_of(frame, f.Y, rows, *part, step + 1)
+            if later < 9:
+                expected |= lines_of(frame, f.X, rows, *part, later)
+            assert fetched == expected
+            step, fetched = step + 1, set()
+    assert counts[step:] == [0] * (9 - step)
+
+
+@pytest.mark.needs("numba")
+@pytest.mark.parametrize("part", [(0, HIGH), (1, 3)])
+def test_rows_of_one_length_are_not_fetched(monkeypatch: pytest.MonkeyPatch, part: tuple[int, int]) -> None:
+    """The processor sees by itself that they follow one another."""
+    frame = frame_of(Rows.of(9, HIGH), False)
+    assert {kind for kind, _ in scan_events(monkeypatch, frame, *part, 9)} == {"input", "step"}
+
+
+@pytest.mark.parametrize("backend", COMPILED)
+@pytest.mark.parametrize(
+    ("inputs", "hidden", "projected", "expected"),
+    [(64, 63, 0, (256, 0)), (63, 64, 0, (0, 256)), (8, 8, 0, (0, 0)), (100, 96, 0, (400, 384)), (8, 96, 64, (0, 256))],
+)
+def test_short_rows_are_not_worth_it(
+    backend: str, inputs: int, hidden: int, projected: int, expected: tuple[int, int]
+) -> None:
+    """x, y or both, as the pack says: 256 bytes and more are long."""
+    layer = fastrnn.LSTM(inputs, hidden, proj_size=projected, backend=backend)
+    (pack,) = layer._packs()
+    assert (pack.frame[f.X_FETCHED], pack.frame[f.Y_FETCHED]) == expected
+
+
+@pytest.mark.needs("numba")
+def test_short_rows_are_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the frame says, that is."""
+    frame = frame_of(Rows.of(9, 3, np.array([5, 9, 3])), False)
+    frame[f.X_FETCHED] = 0
+    assert {at // Y_AT for kind, at in scan_events(monkeypatch, frame, 0, 3, 9) if kind == "fetch"} == {1}

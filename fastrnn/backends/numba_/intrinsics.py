@@ -12,7 +12,7 @@ from numba.extending import intrinsic
 from fastrnn.backends.numba_.atomics import I64
 from fastrnn.backends.numba_.compile import inner
 from fastrnn.backends.numba_.vector import Emitter
-from fastrnn.backends.tiled.outer import Operands, emit_outer
+from fastrnn.backends.tiled.outer import CACHE_LINE, Operands, emit_outer
 from fastrnn.backends.tiled.program import Program
 
 
@@ -99,6 +99,28 @@ def clear_bytes(_context: Any, into: Any, count: Any) -> Any:
         return cgutils.get_null_value(target.get_value_type(types.none))
 
     return types.none(types.int64, types.int64), codegen
+
+
+@intrinsic
+def fetch_line(_context: Any, address: Any) -> Any:
+    """Ask for the cache line at an address, which is needed soon but not at once; it may be any address."""
+
+    def codegen(target: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        pointer, whole = builder.inttoptr(args[0], ir.IntType(8).as_pointer()), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, whole, whole, whole])
+        fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        to_read, to_second_cache, data = whole(0), whole(2), whole(1)
+        builder.call(fetch, [pointer, to_read, to_second_cache, data])
+        return cgutils.get_null_value(target.get_value_type(types.none))
+
+    return types.none(types.int64), codegen
+
+
+@inner
+def fetch_bytes(address, count):  # type: ignore[no-untyped-def]
+    """`fetch_line` for all lines of ``count`` bytes."""
+    for line in range(address // CACHE_LINE, (address + count - 1) // CACHE_LINE + 1):
+        fetch_line(line * CACHE_LINE)
 
 
 _FLUSH = {"x86": 0x8040, "aarch64": 1 << 24}  # MXCSR: flush to zero, denormals are zero; FPCR: FZ

@@ -16,6 +16,7 @@ from fastrnn.backends.numba_.compile import compiled, inner
 from fastrnn.backends.numba_.intrinsics import (
     clear_bytes,
     copy_bytes,
+    fetch_bytes,
     flush_denormals,
     item_bytes,
     keep,
@@ -46,6 +47,21 @@ def row_offsets(offsets, at, order, lengths, low, high, step, reverse, step_byte
     for r in range(low, high):
         time = lengths[r] - 1 - step if reverse else step
         offsets[at + r - low] = time * step_bytes + order[r] * row_bytes
+
+
+@inner
+def fetch_rows(frame, array, count, low, high, step, stop):  # type: ignore[no-untyped-def]
+    """Ask for the ``count`` bytes that rows low .. high - 1 have at a step before ``stop`` in the array over time and
+    batch whose address and strides stand in the frame from the field ``array`` on."""
+    if count == 0 or step >= stop:
+        return
+    order = whole_numbers(frame[f.ORDER], frame[f.BATCH])
+    lengths = whole_numbers(frame[f.LENGTHS], frame[f.BATCH])
+    active = whole_numbers(frame[f.ACTIVE], frame[f.LONGEST])
+    reverse = frame[f.REVERSE] != 0
+    for r in range(low, min(active[step], high)):
+        time = lengths[r] - 1 - step if reverse else step
+        fetch_bytes(frame[array] + time * frame[array + 1] + order[r] * frame[array + 2], count)
 
 
 @inner
@@ -158,6 +174,7 @@ def forward_steps(program, here, low, high, start, stop, room, first):  # type: 
     record = frame[f.RECORD] != 0
     reverse = frame[f.REVERSE] != 0
     most = max(frame[f.CHUNK], high - low)
+    ragged = stop > start and active[len(active) - 1] < high
     if start == 0 and frame[f.MEMBER] == 0:
         load_states(frame, order, low, high, f.STATE_INITIAL, f.STATE_BASE, f.STATE_STRIDE)
     tables = first + room * (frame[f.PROJECTED_STRIDE] + 16 * frame[f.MEMBER])
@@ -184,6 +201,9 @@ def forward_steps(program, here, low, high, start, stop, room, first):  # type: 
             frame[f.Y_OFFSETS] = y_table + 8 * at
             frame[f.KEPT] = frame[f.KEPT_BASE] + ((base[s] if record else 0) + low) * frame[f.KEPT_STRIDE]
             point_states(frame, base, s, low)
+            if ragged:  # else the rows follow one another, and the processor sees by itself what comes next
+                fetch_rows(frame, f.X, frame[f.X_FETCHED], low, high, s + end - step, stop)
+                fetch_rows(frame, f.Y, frame[f.Y_FETCHED], low, high, s + 1, stop)
             run_stages(program, FORWARD_STEP, here, 0, count)
             at += count
         step = end

@@ -31,7 +31,9 @@ KERNEL, PROGRAM = range(50, 52)
 # Threads that share the units of every stage (0 or 1: none do), which of them this frame is for, and the address where
 # each of them counts, `COUNTER_BYTES` apart, the stages that it is through with and then how often it waited for long.
 TEAM, MEMBER, COUNTERS = range(52, 55)
-FIRST_STATE = 55  # from here on, for each state:
+# The bytes of a row of x and of y at one time step to fetch before they are needed, where lengths differ; 0: none.
+X_FETCHED, Y_FETCHED = range(55, 57)
+FIRST_STATE = 57  # from here on, for each state:
 STATE_BASE, STATE_STRIDE, STATE_IN, STATE_OUT, ADJOINT_BASE, ADJOINT_STRIDE, ADJOINT = range(7)
 STATE_INITIAL, STATE_FINAL, STATE_BYTES, ADJOINT_INITIAL, ADJOINT_FINAL = range(7, 12)
 STATE_FIELDS = 12
