@@ -755,17 +755,17 @@ def room(cnp.ndarray frame not None, int64_t rows, int64_t steps, int64_t member
 
 
 def clear_padding(
-    cnp.ndarray order not None, cnp.ndarray lengths not None, int64_t at, int64_t steps, int64_t step_bytes,
-    int64_t row_bytes, int64_t count,
+    cnp.ndarray table not None, int64_t at, int64_t steps, int64_t step_bytes, int64_t row_bytes, int64_t count,
 ):
     """See `Native`."""
-    cdef const int64_t *places = words(data(order))
-    cdef const int64_t *ends = words(data(lengths))
-    cdef int64_t batch = order.shape[0], r, time
+    cdef const int64_t *rows = words(data(table)) - F_ORDER
+    cdef const int64_t *order = words(rows[F_ORDER])
+    cdef const int64_t *lengths = words(rows[F_LENGTHS])
+    cdef int64_t r, time
     with nogil:
-        for r in range(batch):
-            for time in range(ends[r], steps):
-                memset(words(at + time * step_bytes + places[r] * row_bytes), 0, count)
+        for r in range(rows[F_BATCH]):
+            for time in range(lengths[r], steps):
+                memset(words(at + time * step_bytes + order[r] * row_bytes), 0, count)
 
 
 def sort_rows(cnp.ndarray lengths not None, int64_t steps, cnp.ndarray numbers not None):
@@ -773,7 +773,7 @@ def sort_rows(cnp.ndarray lengths not None, int64_t steps, cnp.ndarray numbers n
     cdef int64_t batch = lengths.shape[0], longest = 0, longer = 0, count, place, b, s
     cdef const int64_t *ends = words(data(lengths))
     cdef int64_t *table = words(data(numbers))
-    cdef int64_t *order = table + 6
+    cdef int64_t *order = table + F_TABLE
     cdef int64_t *ordered = order + batch
     cdef int64_t *active = ordered + batch
     cdef int64_t *base = active + steps

@@ -73,9 +73,10 @@ def test_rows(case: tuple[int, list[int]]) -> None:
     """NumPy's, and in one buffer what the kernels' Python writes."""
     check_rows(rows_of(case), case)
     steps, batch = case[0], len(case[1])
-    numbers = np.full(2 * (batch + steps) + 9, -1)
+    room = len(Rows.room(steps, batch))
+    numbers = np.full(room + 2, -1)
     longest = python("sort_rows")(np.array(case[1], np.int64), steps, numbers)
-    rows = Rows.side_by_side(steps, batch, longest, numbers)
+    rows = Rows(steps, batch, longest, numbers)
     check_rows(rows, case)
     assert numbers[-2:].tolist() == [-1, -1]
 

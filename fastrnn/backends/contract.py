@@ -47,6 +47,7 @@ from fastrnn.plan import Plan
 from fastrnn.record import Record, lazy
 
 States = tuple[Array, ...]
+TABLE = 6  # numbers of `Rows.table`
 
 
 class Rows(Record):
@@ -55,53 +56,72 @@ class Rows(Record):
     ``order[r]`` is the place in the batch of sorted row r and ``lengths[r]`` its length; ``base[s]`` counts the valid
     steps of all rows before step s, so that step s of sorted row r has the compact number ``base[s] + r``.
     All are C-contiguous int64: order and lengths (B,), active (longest,), base (longest + 1,).
+
+    They stand in one buffer, ``numbers``: `table`, order, lengths, active, base, the last two with room for T steps.
+    Compiled code reads it by address; the arrays are made when they are asked for, and a short call asks for none.
     """
 
     steps: int
     batch: int
-    order: Array
-    lengths: Array
-    active: Array
-    base: Array
+    longest: int
+    numbers: Array
 
     @classmethod
     def of(cls, steps: int, batch: int, lengths: Array | None = None) -> Rows:
         """The rows of a batch in which row b has ``lengths[b]`` of ``steps`` valid steps; all of them by default."""
         if lengths is None:
-            order = np.arange(batch, dtype=np.int64)
-            longest = steps if batch else 0
-            base = np.arange(longest + 1, dtype=np.int64) * batch
-            return cls(steps, batch, order, np.full(batch, steps, np.int64), np.full(longest, batch, np.int64), base)
-        order = (-lengths).argsort(kind="stable").astype(np.int64, copy=False)
-        ordered = lengths[order]
-        longest = int(ordered[0]) if batch else 0
-        active = batch - np.cumsum(np.bincount(ordered)[:longest], dtype=np.int64)
-        base = np.zeros(longest + 1, np.int64)
-        np.cumsum(active, out=base[1:])
-        return cls(steps, batch, order, ordered, active, base)
+            lengths = np.full(batch, steps, np.int64)
+        order = (-lengths).argsort(kind="stable")
+        longest = int(lengths.max()) if batch else 0
+        active = batch - np.cumsum(np.bincount(lengths, minlength=1)[:longest], dtype=np.int64)
+        return cls._filled(steps, batch, order, lengths[order], active)
 
     @classmethod
-    def side_by_side(cls, steps: int, batch: int, longest: int, numbers: Array) -> Rows:
-        """Rows whose tables stand in one buffer: `table`, order, lengths, active and base, the last two for T steps."""
-        lengths = 6 + batch
-        active, base = lengths + batch, lengths + batch + steps
-        of_rows = numbers[6:lengths], numbers[lengths:active]
-        of_steps = numbers[active : active + longest], numbers[base : base + longest + 1]
-        rows = cls(steps, batch, *of_rows, *of_steps)
-        rows.__dict__["table"] = numbers[:6]
+    def _filled(cls, steps: int, batch: int, order: Array, lengths: Array, active: Array) -> Rows:
+        """Rows with these tables."""
+        rows = cls(steps, batch, len(active), cls.room(steps, batch))
+        rows.order[:], rows.lengths[:], rows.active[:], rows.base[0] = order, lengths, active, 0
+        np.cumsum(active, out=rows.base[1:])
+        here, size = reuse.address(rows.numbers), rows.numbers.itemsize
+        places = (here + size * rows._place(*tables) for tables in ((0, 0), (1, 0), (2, 0), (2, 1)))
+        rows.table[:] = (*places, batch, rows.longest)
         return rows
+
+    @staticmethod
+    def room(steps: int, batch: int) -> Array:
+        """``numbers``, not initialised."""
+        return np.empty(TABLE + 2 * (batch + steps) + 1, np.int64)
+
+    def _place(self, of_rows: int, of_steps: int) -> int:
+        """Where the table begins before which there are so many tables of rows and so many of steps."""
+        return TABLE + of_rows * self.batch + of_steps * self.steps
 
     @lazy
     def table(self) -> Array:
-        """The addresses of order, lengths, active and base, then B and the longest length: what compiled code reads."""
-        tables = [reuse.address(table) for table in (self.order, self.lengths, self.active, self.base)]
-        return np.array([*tables, self.batch, self.longest], np.int64)
+        """The addresses of order, lengths, active and base, then B and the longest length."""
+        return self.numbers[:TABLE]
+
+    @lazy
+    def order(self) -> Array:
+        """See above, as the next three."""
+        return self.numbers[TABLE : self._place(1, 0)]
+
+    @lazy
+    def lengths(self) -> Array:
+        return self.numbers[self._place(1, 0) : self._place(2, 0)]
+
+    @lazy
+    def active(self) -> Array:
+        return self.numbers[self._place(2, 0) :][: self.longest]
+
+    @lazy
+    def base(self) -> Array:
+        return self.numbers[self._place(2, 1) :][: self.longest + 1]
 
     def piece(self, start: int, stop: int) -> Rows:
         """The steps ``start`` to ``stop - 1`` of the same rows in the same order, as a scan of their own."""
         lengths = np.clip(self.lengths - start, 0, stop - start)
-        base = self.base[start : stop + 1] - self.base[start]
-        return Rows(stop - start, self.batch, self.order, lengths, self.active[start:stop], base)
+        return self._filled(stop - start, self.batch, self.order, lengths, self.active[start:stop])
 
     @lazy
     def even(self) -> bool:
@@ -115,14 +135,9 @@ class Rows(Record):
         return self.total == self.steps * self.batch
 
     @lazy
-    def longest(self) -> int:
-        """The number of steps of the longest row."""
-        return len(self.active)
-
-    @lazy
     def total(self) -> int:
         """The number of valid steps of all rows."""
-        return int(self.base[-1])
+        return int(self.numbers[self._place(2, 1) + self.longest])
 
 
 class Pack(Protocol):

@@ -303,7 +303,7 @@ def room(frame, rows, steps, members):  # type: ignore[no-untyped-def]
 def sort_rows(lengths, steps, numbers):  # type: ignore[no-untyped-def]
     """The tables of rows with these lengths, side by side: see `Native.sort_rows`."""
     batch = len(lengths)
-    order = 6
+    order = f.TABLE
     ordered = order + batch
     active = ordered + batch
     base = active + steps
@@ -337,8 +337,9 @@ def sort_rows(lengths, steps, numbers):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def clear_padding(order, lengths, at, steps, step_bytes, row_bytes, count):  # type: ignore[no-untyped-def]
-    """Zero the ``count`` bytes of every step past a row's end in the array over time and batch at an address."""
+def clear_padding(table, at, steps, step_bytes, row_bytes, count):  # type: ignore[no-untyped-def]
+    """See `Native`."""
+    order, lengths = whole_numbers(table[0], table[4]), whole_numbers(table[1], table[4])
     for r in range(len(order)):
         for time in range(lengths[r], steps):
             clear_bytes(at + time * step_bytes + order[r] * row_bytes, count)

@@ -100,7 +100,7 @@ _HOST = {
     "volley": (host.volley, (WORDS, types.int64)),
     "room": (host.room, (WORDS, *[types.int64] * 3)),
     "sort_rows": (host.sort_rows, (WORDS, types.int64, WORDS)),
-    "clear_padding": (host.clear_padding, (WORDS, WORDS, *[types.int64] * 5)),
+    "clear_padding": (host.clear_padding, (WORDS, *[types.int64] * 5)),
     "step_offsets": (host.step_offsets, (*[WORDS] * 4, types.boolean, types.int64, types.int64)),
     "history_offsets": (host.history_offsets, (WORDS, WORDS, types.int64, types.int64)),
 }

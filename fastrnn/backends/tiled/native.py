@@ -95,15 +95,15 @@ class Native(Protocol):
         """The functions that take arrays of one element type; always the same object."""
 
     def sort_rows(self, lengths: Array, steps: int, numbers: Array) -> int:
-        """Write the tables of the rows with these lengths, as `contract.Rows.side_by_side` has them.
+        """Write the tables of the rows with these lengths, as `contract.Rows` has them.
 
-        There are 2 B + 2 steps + 7 numbers. Returns the longest length.
+        Returns the longest length.
         """
 
-    def clear_padding(
-        self, order: Array, lengths: Array, at: int, steps: int, step_bytes: int, row_bytes: int, count: int
-    ) -> None:
+    def clear_padding(self, table: Array, at: int, steps: int, step_bytes: int, row_bytes: int, count: int) -> None:
         """Zero the ``count`` bytes of every step past a row's end in the array over time and batch at an address.
+
+        ``table`` is that of the rows.
 
         Three times as fast as NumPy, whose assignment to rows that lie apart writes a few bytes at a time.
         """
