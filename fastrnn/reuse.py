@@ -25,6 +25,11 @@ MOST = 1 << 27  # bytes that are kept
 LINE = 64  # bytes of a cache line
 _idle: dict[int, _Memory] = {}  # by id, the oldest first
 
+# Several below `LEAST` may still be too much: the GNU C library gives the end of its heap back as soon as so many bytes
+# are free there, 128 K at first, and a call that needs 200 KB gets them page by page each time. Of a buffer that it has
+# had from the system by itself, and that comes back, it learns: from then on it keeps twice as much.
+np.empty(1 << 20, np.uint8)
+
 
 def address(array: Any) -> int:
     """Where an array's first value is."""
