@@ -3,7 +3,7 @@
 Memory that comes fresh from the system comes page by page, each of them cleared at its first use. A small training step
 can take half as long again for that, an inference four times as long (RNN, T=32, B=48, H=64), a large one some percent
 longer, and whether it does depends on what else the process has on its heap. So large buffers that come back are kept
-for the next call: the last ones, `MOST` bytes in all.
+for the next call: the last ones, `MOST` bytes in all. And the C library is brought to keep what small ones leave free.
 
 All steps are single operations of a dict, and need no lock: a buffer may come back at any moment, in any thread.
 """
@@ -20,14 +20,14 @@ import numpy as np
 if TYPE_CHECKING:
     from fastrnn.checks import Array
 
-LEAST = 1 << 17  # bytes from which on a buffer is worth keeping: below, the C library keeps what it gets back
+LEAST = 1 << 17  # bytes from which on a buffer is worth keeping: below, the C library does that
 MOST = 1 << 27  # bytes that are kept
 LINE = 64  # bytes of a cache line
 _idle: dict[int, _Memory] = {}  # by id, the oldest first
 
-# Several below `LEAST` may still be too much: the GNU C library gives the end of its heap back as soon as so many bytes
-# are free there, 128 K at first, and a call that needs 200 KB gets them page by page each time. Of a buffer that it has
-# had from the system by itself, and that comes back, it learns: from then on it keeps twice as much.
+# Up to a limit: the GNU C library gives the end of its heap back to the system as soon as so many bytes are free there,
+# 128 K at first, and a call that needs 200 KB gets them page by page each time. It learns from a buffer that is large
+# enough to come from the system by itself: once that is given back, it keeps twice as much, in the whole process.
 np.empty(1 << 20, np.uint8)
 
 

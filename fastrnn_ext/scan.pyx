@@ -276,7 +276,7 @@ cdef void forward_steps(
     cdef const int64_t *base = words(frame[F_BASE])
     cdef int64_t here = address_of(frame), most = greater(frame[F_CHUNK], high - low)
     cdef bint record = frame[F_RECORD] != 0, reverse = frame[F_REVERSE] != 0
-    cdef bint ragged = stop > start and active[frame[F_LONGEST] - 1] < high
+    cdef bint ragged = stop > start and active[frame[F_LONGEST] - 1] < frame[F_BATCH]
     cdef int64_t step = start, end, s, rows, at, last
     cdef int64_t *x_offsets = words(first + room * (frame[F_PROJECTED_STRIDE] + 16 * frame[F_MEMBER]))
     cdef int64_t *y_offsets = x_offsets + room
@@ -758,12 +758,12 @@ def clear_padding(
     cnp.ndarray table not None, int64_t at, int64_t steps, int64_t step_bytes, int64_t row_bytes, int64_t count,
 ):
     """See `Native`."""
-    cdef const int64_t *rows = words(data(table)) - F_ORDER
-    cdef const int64_t *order = words(rows[F_ORDER])
-    cdef const int64_t *lengths = words(rows[F_LENGTHS])
-    cdef int64_t r, time
+    cdef const int64_t *rows = words(data(table))
+    cdef const int64_t *order = words(rows[0])
+    cdef const int64_t *lengths = words(rows[F_LENGTHS - F_ORDER])
+    cdef int64_t batch = rows[F_BATCH - F_ORDER], r, time
     with nogil:
-        for r in range(rows[F_BATCH]):
+        for r in range(batch):
             for time in range(lengths[r], steps):
                 memset(words(at + time * step_bytes + order[r] * row_bytes), 0, count)
 
@@ -773,7 +773,7 @@ def sort_rows(cnp.ndarray lengths not None, int64_t steps, cnp.ndarray numbers n
     cdef int64_t batch = lengths.shape[0], longest = 0, longer = 0, count, place, b, s
     cdef const int64_t *ends = words(data(lengths))
     cdef int64_t *table = words(data(numbers))
-    cdef int64_t *order = table + F_TABLE
+    cdef int64_t *order = table + F_TABLE_SIZE
     cdef int64_t *ordered = order + batch
     cdef int64_t *active = ordered + batch
     cdef int64_t *base = active + steps

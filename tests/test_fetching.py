@@ -1,8 +1,12 @@
-"""What is fetched ahead: no result shows it. The stages are those that both compiled backends run."""
+"""What is fetched ahead: no result shows it.
+
+The stages are those that both compiled backends run; the time loop's own fetching is shown for Numba's.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,8 +55,8 @@ def test_a_step_back_fetches_the_tape_and_dy(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "rnn_tanh"])
-def test_only_a_step_back_fetches(name: str) -> None:
-    """What else there is reads what has been written just before."""
+def test_of_all_stages_only_those_of_a_step_back_fetch(name: str) -> None:
+    """What else there is reads what has been written just before; for x and y of ragged rows see below."""
     program = program_of(name)
     found = [
         fetches([WHOLE] * 3, lambda emit, arguments, kind=kind: program.emit(emit, kind, *arguments))
@@ -74,7 +78,7 @@ X_AT, Y_AT, WIDE, HIGH = 1 << 20, 1 << 30, 320, 4  # rows of 320 bytes, the firs
 
 
 def frame_of(rows: Rows, reverse: bool) -> Any:
-    """A forward frame of two row steps a chunk and row, x batch first and y time first."""
+    """A forward frame of two row steps a chunk and row, x batch first and y time first. It does not hold the rows."""
     frame = np.zeros(f.FIRST_STATE, np.int64)
     frame[f.ORDER : f.LONGEST + 1] = rows.table
     frame[f.X], frame[f.X_STEP], frame[f.X_ROW] = X_AT + 32, WIDE, WIDE * rows.steps
@@ -122,13 +126,16 @@ def lines_of(frame: Any, array: int, rows: Rows, low: int, high: int, step: int)
 
 @pytest.mark.needs("numba")
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("part", [(0, HIGH), (1, 3)])
+@pytest.mark.parametrize("part", [(0, HIGH), (1, 3), (0, 2)])
+@pytest.mark.parametrize("lengths", [[5, 9, 3, 7], [9, 3, 9, 5]], ids=str)
 def test_ragged_rows_are_fetched_before_they_are_needed(
-    monkeypatch: pytest.MonkeyPatch, reverse: bool, part: tuple[int, int]
+    monkeypatch: pytest.MonkeyPatch, reverse: bool, part: tuple[int, int], lengths: list[int]
 ) -> None:
-    """Before each step y's rows of the next one, and those of x that a later chunk begins with; no other line."""
-    lengths = np.array([5, 9, 3, 7])
-    rows = Rows.of(9, HIGH, lengths)
+    """Before each step y's rows of the next one, and x's of the step as far ahead as the chunk is long; no others.
+
+    Also where the rows of a part have one length: in the batch they may stand apart.
+    """
+    rows = Rows.of(9, HIGH, np.array(lengths))
     frame = frame_of(rows, reverse)
     counts = [sum(rows.lengths[r] > s for r in range(*part)) for s in range(9)]
     step, end, fetched = 0, 0, set()
@@ -155,20 +162,27 @@ def test_ragged_rows_are_fetched_before_they_are_needed(
 @pytest.mark.parametrize("part", [(0, HIGH), (1, 3)])
 def test_rows_of_one_length_are_not_fetched(monkeypatch: pytest.MonkeyPatch, part: tuple[int, int]) -> None:
     """The processor sees by itself that they follow one another."""
-    frame = frame_of(Rows.of(9, HIGH), False)
+    rows = Rows.of(9, HIGH)
+    frame = frame_of(rows, False)
     assert {kind for kind, _ in scan_events(monkeypatch, frame, *part, 9)} == {"input", "step"}
 
 
 @pytest.mark.parametrize("backend", COMPILED)
 @pytest.mark.parametrize(
-    ("inputs", "hidden", "projected", "expected"),
-    [(64, 63, 0, (256, 0)), (63, 64, 0, (0, 256)), (8, 8, 0, (0, 0)), (100, 96, 0, (400, 384)), (8, 96, 64, (0, 256))],
+    ("inputs", "hidden", "projected", "dtype", "expected"),
+    [
+        (64, 63, 0, "float32", (256, 0)),
+        (63, 64, 0, "float32", (0, 256)),
+        (31, 32, 0, "float64", (0, 256)),
+        (100, 96, 0, "float32", (400, 384)),
+        (8, 96, 64, "float32", (0, 256)),
+    ],
 )
 def test_short_rows_are_not_worth_it(
-    backend: str, inputs: int, hidden: int, projected: int, expected: tuple[int, int]
+    backend: str, inputs: int, hidden: int, projected: int, dtype: str, expected: tuple[int, int]
 ) -> None:
     """x, y or both, as the pack says: 256 bytes and more are long."""
-    layer = fastrnn.LSTM(inputs, hidden, proj_size=projected, backend=backend)
+    layer = fastrnn.LSTM(inputs, hidden, proj_size=projected, dtype=dtype, backend=backend)
     (pack,) = layer._packs()
     assert (pack.frame[f.X_FETCHED], pack.frame[f.Y_FETCHED]) == expected
 
@@ -176,6 +190,23 @@ def test_short_rows_are_not_worth_it(
 @pytest.mark.needs("numba")
 def test_short_rows_are_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the frame says, that is."""
-    frame = frame_of(Rows.of(9, 3, np.array([5, 9, 3])), False)
+    rows = Rows.of(9, 3, np.array([5, 9, 3]))
+    frame = frame_of(rows, False)
     frame[f.X_FETCHED] = 0
     assert {at // Y_AT for kind, at in scan_events(monkeypatch, frame, 0, 3, 9) if kind == "fetch"} == {1}
+
+
+@pytest.mark.needs("numba")
+def test_to_fetch_is_an_instruction() -> None:
+    """Of data that is to be read, into the second cache."""
+    from numba import njit
+
+    from fastrnn.backends.numba_.intrinsics import fetch_bytes
+
+    @njit
+    def fetching(at, count):  # type: ignore[no-untyped-def]
+        fetch_bytes(at, count)
+
+    fetching(0, 0)
+    (text,) = fetching.inspect_llvm().values()
+    assert re.search(r"call void @llvm\.prefetch\.p0\(.*, i32 0, i32 2, i32 1\)", text)

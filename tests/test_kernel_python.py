@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 import fastrnn
 from fastrnn.backends import load
-from fastrnn.backends.contract import Rows
+from fastrnn.backends.contract import TABLE_SIZE, Rows
+from fastrnn.backends.tiled import frame
 from fastrnn.reuse import address
 
 pytestmark = pytest.mark.needs("numba")
@@ -48,13 +49,17 @@ def python(name: str) -> Any:
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
-def check_rows(rows: Rows, case: tuple[int, list[int]]) -> None:
-    """Longest first, in their order where they are as long; active and base by counting."""
+def check_rows(rows: Rows, case: tuple[int, list[int]], places: list[int] | None = None) -> None:
+    """Longest first, in their order where they are as long; active and base by counting.
+
+    With ``places`` the lengths are those of rows that are already sorted and stand there.
+    """
     steps, lengths = case
     order = sorted(range(len(lengths)), key=lambda b: (-lengths[b], b))
     longest = max(lengths, default=0)
     active = [sum(n > s for n in lengths) for s in range(longest)]
-    assert rows.order.tolist() == order
+    assert order == list(range(len(lengths))) or places is None
+    assert rows.order.tolist() == (order if places is None else places)
     assert rows.lengths.tolist() == [lengths[b] for b in order]
     assert rows.active.tolist() == active
     assert rows.base.tolist() == [sum(active[:s]) for s in range(longest + 1)]
@@ -65,6 +70,7 @@ def check_rows(rows: Rows, case: tuple[int, list[int]]) -> None:
     for table, here in zip((rows.order, rows.lengths, rows.active, rows.base), rows.table.tolist(), strict=False):
         assert not len(table) or here == address(table)  # NumPy gives an empty array any address
     assert rows.table[4:].tolist() == [len(lengths), longest]
+    assert len(rows.table) == TABLE_SIZE == frame.TABLE_SIZE
 
 
 @given(case=ragged())
@@ -93,10 +99,19 @@ def test_sorted_by_a_backend(backend: str, case: tuple[int, list[int]]) -> None:
 @examples
 def test_rows_without_lengths(steps: int, batch: int) -> None:
     """As with every length T."""
-    plain, full = Rows.of(steps, batch), Rows.of(steps, batch, np.full(batch, steps, np.int64))
-    for name in ("order", "lengths", "active", "base"):
-        assert getattr(plain, name).tolist() == getattr(full, name).tolist(), name
-        assert getattr(plain, name).dtype == np.int64
+    check_rows(Rows.of(steps, batch), (steps, [steps] * batch))
+
+
+@given(case=ragged(), data=st.data())
+@examples
+def test_pieces_of_rows(case: tuple[int, list[int]], data: st.DataObject) -> None:
+    """As the rows of what is left of each length, but in the order that the whole has."""
+    rows = rows_of(case)
+    start = data.draw(st.integers(0, rows.longest))
+    stop = data.draw(st.integers(start, rows.longest))
+    piece = rows.piece(start, stop)
+    left = [min(max(length - start, 0), stop - start) for length in rows.lengths.tolist()]
+    check_rows(piece, (stop - start, left), rows.order.tolist())
 
 
 # --- the scan's tables ------------------------------------------------------------------------------------------------

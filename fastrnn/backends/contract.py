@@ -47,7 +47,7 @@ from fastrnn.plan import Plan
 from fastrnn.record import Record, lazy
 
 States = tuple[Array, ...]
-TABLE = 6  # numbers of `Rows.table`
+TABLE_SIZE = 6  # numbers of `Rows.table`
 
 
 class Rows(Record):
@@ -58,7 +58,8 @@ class Rows(Record):
     All are C-contiguous int64: order and lengths (B,), active (longest,), base (longest + 1,).
 
     They stand in one buffer, ``numbers``: `table`, order, lengths, active, base, the last two with room for T steps.
-    Compiled code reads it by address; the arrays are made when they are asked for, and a short call asks for none.
+    Compiled code reads it by address; the arrays are made when they are asked for, of which a short call needs only
+    ``table``.
     """
 
     steps: int
@@ -82,29 +83,29 @@ class Rows(Record):
         rows = cls(steps, batch, len(active), cls.room(steps, batch))
         rows.order[:], rows.lengths[:], rows.active[:], rows.base[0] = order, lengths, active, 0
         np.cumsum(active, out=rows.base[1:])
-        here, size = reuse.address(rows.numbers), rows.numbers.itemsize
-        places = (here + size * rows._place(*tables) for tables in ((0, 0), (1, 0), (2, 0), (2, 1)))
-        rows.table[:] = (*places, batch, rows.longest)
+        places = rows._place(0, 0), rows._place(1, 0), rows._place(2, 0), rows._place(2, 1)
+        rows.table[:4] = reuse.address(rows.numbers) + rows.numbers.itemsize * np.array(places)
+        rows.table[4:] = batch, rows.longest
         return rows
 
     @staticmethod
     def room(steps: int, batch: int) -> Array:
         """``numbers``, not initialised."""
-        return np.empty(TABLE + 2 * (batch + steps) + 1, np.int64)
+        return np.empty(TABLE_SIZE + 2 * (batch + steps) + 1, np.int64)
 
     def _place(self, of_rows: int, of_steps: int) -> int:
         """Where the table begins before which there are so many tables of rows and so many of steps."""
-        return TABLE + of_rows * self.batch + of_steps * self.steps
+        return TABLE_SIZE + of_rows * self.batch + of_steps * self.steps
 
     @lazy
     def table(self) -> Array:
         """The addresses of order, lengths, active and base, then B and the longest length."""
-        return self.numbers[:TABLE]
+        return self.numbers[:TABLE_SIZE]
 
     @lazy
     def order(self) -> Array:
         """See above, as the next three."""
-        return self.numbers[TABLE : self._place(1, 0)]
+        return self.numbers[TABLE_SIZE : self._place(1, 0)]
 
     @lazy
     def lengths(self) -> Array:

@@ -303,7 +303,7 @@ def room(frame, rows, steps, members):  # type: ignore[no-untyped-def]
 def sort_rows(lengths, steps, numbers):  # type: ignore[no-untyped-def]
     """The tables of rows with these lengths, side by side: see `Native.sort_rows`."""
     batch = len(lengths)
-    order = f.TABLE
+    order = f.TABLE_SIZE
     ordered = order + batch
     active = ordered + batch
     base = active + steps
@@ -339,7 +339,8 @@ def sort_rows(lengths, steps, numbers):  # type: ignore[no-untyped-def]
 @compiled
 def clear_padding(table, at, steps, step_bytes, row_bytes, count):  # type: ignore[no-untyped-def]
     """See `Native`."""
-    order, lengths = whole_numbers(table[0], table[4]), whole_numbers(table[1], table[4])
+    batch = table[f.BATCH - f.ORDER]
+    order, lengths = whole_numbers(table[0], batch), whole_numbers(table[f.LENGTHS - f.ORDER], batch)
     for r in range(len(order)):
         for time in range(lengths[r], steps):
             clear_bytes(at + time * step_bytes + order[r] * row_bytes, count)

@@ -50,9 +50,9 @@ def row_offsets(offsets, at, order, lengths, low, high, step, reverse, step_byte
 
 
 @inner
-def fetch_rows(frame, array, count, low, high, step, stop):  # type: ignore[no-untyped-def]
+def fetch_rows(frame, field, count, low, high, step, stop):  # type: ignore[no-untyped-def]
     """Ask for the ``count`` bytes that rows low .. high - 1 have at a step before ``stop`` in the array over time and
-    batch whose address and strides stand in the frame from the field ``array`` on."""
+    batch whose address and strides stand in the frame from a field on."""
     if count == 0 or step >= stop:
         return
     order = whole_numbers(frame[f.ORDER], frame[f.BATCH])
@@ -61,7 +61,7 @@ def fetch_rows(frame, array, count, low, high, step, stop):  # type: ignore[no-u
     reverse = frame[f.REVERSE] != 0
     for r in range(low, min(active[step], high)):
         time = lengths[r] - 1 - step if reverse else step
-        fetch_bytes(frame[array] + time * frame[array + 1] + order[r] * frame[array + 2], count)
+        fetch_bytes(frame[field] + time * frame[field + 1] + order[r] * frame[field + 2], count)
 
 
 @inner
@@ -174,7 +174,7 @@ def forward_steps(program, here, low, high, start, stop, room, first):  # type: 
     record = frame[f.RECORD] != 0
     reverse = frame[f.REVERSE] != 0
     most = max(frame[f.CHUNK], high - low)
-    ragged = stop > start and active[len(active) - 1] < high
+    ragged = stop > start and active[len(active) - 1] < frame[f.BATCH]
     if start == 0 and frame[f.MEMBER] == 0:
         load_states(frame, order, low, high, f.STATE_INITIAL, f.STATE_BASE, f.STATE_STRIDE)
     tables = first + room * (frame[f.PROJECTED_STRIDE] + 16 * frame[f.MEMBER])

@@ -69,7 +69,7 @@ class TiledBackend:
         return Crew(self.native)
 
     def rows(self, steps: int, lengths: Array) -> Rows:
-        """See the contract. A short call takes little longer than `Rows.of`, this a fifth of that."""
+        """See the contract. `Rows.of` would take longer than all else of a short call."""
         batch = len(lengths)
         numbers = Rows.room(steps, batch)
         return Rows(steps, batch, self.native.sort_rows(lengths, steps, numbers), numbers)

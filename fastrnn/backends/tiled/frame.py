@@ -7,7 +7,6 @@ at the current time step, a row stride, and for the tape and the gradients the o
 
 from __future__ import annotations
 
-from fastrnn.backends.contract import TABLE as TABLE
 from fastrnn.graph import HIDDEN
 from fastrnn.plan import Place, Plan, Product
 
@@ -22,8 +21,9 @@ X_OFFSETS, Y_OFFSETS, DY_OFFSETS, DX_OFFSETS = range(18, 22)
 PROJECTED_INPUT, PROJECTED_STRIDE, BIAS, VECTORS, VECTOR_STRIDE = range(22, 27)
 KEPT_BASE, KEPT, KEPT_STRIDE, GRADIENT_BASE, GRADIENT, GRADIENT_STRIDE, GRADIENT_AFTER, GRADIENT_OFFSETS = range(27, 35)
 INPUT_WEIGHTS, INPUT_GRADIENT_WEIGHTS, FLAT_INPUT, CHUNK, STATES, REVERSE = range(35, 41)
-# The rows of the call: addresses of the tables of `contract.Rows`, and their sizes.
-ORDER, LENGTHS, ACTIVE, BASE, BATCH, LONGEST = range(41, 41 + TABLE)
+# The rows of the call: addresses of the tables of `contract.Rows`, and their sizes, as its `table` has them.
+ORDER, LENGTHS, ACTIVE, BASE, BATCH, LONGEST = range(41, 47)
+TABLE_SIZE = LONGEST + 1 - ORDER
 # Room for what a forward scan needs besides (0: the kernel makes its own; see `Native.room`), the bytes of it that the
 # states and kept values of a row need, and how many rows apart the two buffers of a state are.
 SCRATCH, SCRATCH_BYTES, SPAN = range(47, 50)
