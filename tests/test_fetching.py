@@ -1,13 +1,16 @@
 """What is fetched ahead: no result shows it.
 
-The stages are those that both compiled backends run; the time loop's own fetching is shown for Numba's.
+The stages are those that both compiled backends run. The time loop's own fetching is shown for Numba's; of the
+extension's, that its compiler has not left it out.
 """
 
 from __future__ import annotations
 
 import ctypes
+import platform
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -210,3 +213,12 @@ def test_to_fetch_is_an_instruction() -> None:
     fetching(0, 0)
     (text,) = fetching.inspect_llvm().values()
     assert re.search(r"call void @llvm\.prefetch\.p0\(.*, i32 0, i32 2, i32 1\)", text)
+
+
+@pytest.mark.needs("cython")
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="reads the machine code of x86")
+def test_the_extension_fetches() -> None:
+    """Into the second cache, which nothing else in it does: PREFETCHT1 [register], where GCC had left no call of it."""
+    import fastrnn_ext._scan as extension
+
+    assert re.search(rb"\x0f\x18[\x10-\x17\x50-\x57\x90-\x97]", Path(extension.__file__).read_bytes(), re.DOTALL)

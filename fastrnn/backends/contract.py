@@ -74,7 +74,7 @@ class Rows(Record):
             lengths = np.full(batch, steps, np.int64)
         order = (-lengths).argsort(kind="stable")
         longest = int(lengths.max()) if batch else 0
-        active = batch - np.cumsum(np.bincount(lengths, minlength=1)[:longest], dtype=np.int64)
+        active = batch - np.cumsum(np.bincount(lengths)[:longest], dtype=np.int64)
         return cls._filled(steps, batch, order, lengths[order], active)
 
     @classmethod
