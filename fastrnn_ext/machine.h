@@ -36,6 +36,8 @@
 #if defined(_MSC_VER)
 #include <float.h>
 #include <intrin.h>
+#elif defined(FASTRNN_X86)
+#include <cpuid.h>
 #endif
 
 #if defined(_WIN32)
@@ -176,6 +178,18 @@ static INLINE void restore_mode(int64_t mode)
 #endif
 }
 
+#if defined(FASTRNN_X86)
+/* What the instruction CPUID says of a leaf: EAX, EBX, ECX and EDX. */
+static inline void processor_says(unsigned int leaf, unsigned int *found)
+{
+#if defined(_MSC_VER)
+    __cpuidex((int *)found, (int)leaf, 0);
+#else
+    __cpuid_count(leaf, 0, found[0], found[1], found[2], found[3]);
+#endif
+}
+#endif
+
 /* Whether the processor and the system have an instruction set: 1 for AVX2 with FMA, 2 for AVX-512 (F, DQ, BW, VL). */
 static inline int processor_has(int which)
 {
@@ -201,6 +215,22 @@ static inline int processor_has(int which)
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && processor_has(1);
 #else
     (void)which;
+    return 0;
+#endif
+}
+
+/* Whether it takes vectors of 64 bytes in two halves. A Zen 4 does: it is what AMD's family 25 has with AVX-512. */
+static inline int processor_halves(void)
+{
+#if defined(FASTRNN_X86)
+    unsigned int found[4], version;
+    processor_says(0, found);
+    if (found[1] != 0x68747541u) /* "Auth" of "AuthenticAMD" */
+        return 0;
+    processor_says(1, found);
+    version = found[0];
+    return ((version >> 8) & 15) + ((version >> 20) & 255) == 25 && processor_has(2);
+#else
     return 0;
 #endif
 }

@@ -36,6 +36,7 @@ cdef extern from "machine.h" nogil:
     void restore_mode(int64_t mode)
     void give_way()
     bint processor_has(int which)
+    bint processor_halves()
     void fetch_bytes(int64_t at, int64_t count)
 
 cdef extern from "tables.h" nogil:
@@ -839,6 +840,11 @@ def history_offsets(cnp.ndarray active not None, cnp.ndarray base not None, int6
 def has(int which):
     """Whether the processor has an instruction set: `InstructionSet.asked`."""
     return which == 0 or processor_has(which)
+
+
+def halves():
+    """Whether the processor takes vectors of 64 bytes in two halves, as a Zen 4 does."""
+    return processor_halves()
 
 
 def units():

@@ -39,7 +39,7 @@ class CythonNative:
     history_offsets: Any
 
     def __init__(self, extension: Any, isa: str) -> None:
-        self.extension, self.target = extension, SETS[isa].target
+        self.extension, self.target, self.halves = extension, SETS[isa].target, extension.halves()
         for name in _FUNCTIONS:
             setattr(self, name, getattr(extension, name))
         self._typed = _Typed(extension)

@@ -12,7 +12,7 @@ from numba import from_dtype, types
 from fastrnn.backends.numba_ import host, scan
 from fastrnn.backends.numba_.compile import address_of, compiled_for
 from fastrnn.backends.numba_.objects import ObjectType
-from fastrnn.backends.numba_.target import target
+from fastrnn.backends.numba_.target import halves, target
 from fastrnn.backends.numba_.types import Shared, type_of
 from fastrnn.backends.tiled.native import KernelOf, Typed
 from fastrnn.backends.tiled.program import Program
@@ -41,6 +41,7 @@ class NumbaNative(_OnDemand):
 
     def __init__(self) -> None:
         super().__init__(_HOST)
+        self.halves = halves()
 
     def program(self, plan: Plan, dtype: np.dtype[Any]) -> Program:
         """See `Native`."""

@@ -41,6 +41,12 @@ def target() -> Target:
     return Target(16, 16, "fma" in features)
 
 
+def halves() -> bool:
+    """Whether the processor takes vectors of 64 bytes in two halves, as a Zen 4 does."""
+    named = config.CPU_NAME and config.CPU_NAME != "host"
+    return str(config.CPU_NAME if named else llvm.get_host_cpu_name()) == "znver4"
+
+
 def _features_of(cpu: str) -> set[str]:
     """The vector features that go with a processor's name."""
     if any(name in cpu for name in _AVX512):

@@ -40,7 +40,12 @@ class Typed(Protocol):
 
 
 class Native(Protocol):
-    """The operations. Frames, boxes and ranges are C-contiguous int64; all calls give up the interpreter's lock."""
+    """The operations. Frames, boxes and ranges are C-contiguous int64; all calls give up the interpreter's lock.
+
+    ``halves`` says whether the processor takes vectors of 64 bytes in two halves, as a Zen 4 does.
+    """
+
+    halves: bool
 
     def program(self, plan: Plan, dtype: np.dtype[Any]) -> Program:
         """The program of a plan; always the same object for the same plan."""

@@ -142,7 +142,7 @@ class TiledPack:
         frame[f.PADDED_H], frame[f.PADDED_P] = self._pads["H"], self._pads["P"]
         frame[f.KEPT_STRIDE], frame[f.GRADIENT_STRIDE] = self.kept_stride, self.gradient_stride
         frame[f.VECTOR_STRIDE] = self._pads["H"] * size
-        frame[f.STATES] = len(cell.states)
+        frame[f.STATES], frame[f.HALVES] = len(cell.states), self.native.halves
         frame[f.SCRATCH_BYTES] = 2 * sum(self.state_strides) + self.kept_stride
         for field, values in ((f.X_FETCHED, sizes.input_size), (f.Y_FETCHED, sizes.width(cell.state_widths[0]))):
             frame[field] = values * size if values * size >= LEAST_FETCHED else 0

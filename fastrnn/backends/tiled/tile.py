@@ -127,19 +127,25 @@ def emit_stage(emit: Emitter, stage: TileStage, frame: Any, start: Any, stop: An
                         tile(frame, start, block, with_products)
                     begin = after[-1]
         with many:
-            for (_, begin, end), heights in zip(kinds, tiles, strict=True):
+            for (kind, begin, end), heights in zip(kinds, tiles, strict=True):
                 with emit.loop(begin, end, 1, []) as (block, _, _after):
-                    _rows_of_block(emit, heights, frame, start, stop, block, with_products)
+                    left_out = emit.target.left_out(kind.accumulators)
+                    _rows_of_block(emit, heights, left_out, frame, start, stop, block, with_products)
 
 
 def _rows_of_block(
-    emit: Emitter, tiles: dict[int, Callable[..., None]], frame: Any, start: Any, stop: Any, block: Any,
+    emit: Emitter, tiles: dict[int, Callable[..., None]], left_out: int, frame: Any, start: Any, stop: Any, block: Any,
     with_products: Any,
 ) -> None:  # fmt: skip
-    """Rows ``start .. stop - 1`` of a block, as many at once as there are tiles for."""
+    """Rows ``start .. stop - 1`` of a block, as many at once as there are tiles for; on some processors without those
+    of one height."""
     row = start
     for height, tile in tiles.items():
-        with emit.loop(row, stop, height, []) as (first_row, _, end):
+        last = stop
+        if height == left_out:
+            halves = emit.read_whole(emit.sum(frame, emit.whole(8 * f.HALVES)))
+            last = emit.choose(emit.differ(halves, emit.whole(0)), row, stop)
+        with emit.loop(row, last, height, []) as (first_row, _, end):
             tile(frame, first_row, block, with_products)
         row = end[-1]
 

@@ -1,0 +1,98 @@
+"""Which tiles there are, and which of them a processor leaves out: no result shows it."""
+
+from __future__ import annotations
+
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import COMPILED, DTYPES, assert_same_bits
+from conformance import backend_of, make_layer
+
+from fastrnn import cells
+from fastrnn.backends.cython_.c_text import Functions
+from fastrnn.backends.tiled import frame as f
+from fastrnn.backends.tiled.emitter import WHOLE
+from fastrnn.backends.tiled.program import FORWARD_STEP, INPUT_STAGE, Program
+from fastrnn.backends.tiled.target import Target
+from fastrnn.equations import trace
+from fastrnn.plan import plan
+
+AVX512, AVX2, SSE2 = Target(64, 32, True), Target(32, 16, True), Target(16, 16, False)
+INFO = Path("/proc/cpuinfo")
+
+
+@pytest.mark.parametrize("target", [AVX512, AVX2, SSE2])
+def test_sums_fit_into_the_registers(target: Target) -> None:
+    for vectors in range(1, 9):
+        heights = target.heights(vectors)
+        assert heights[-1] == 1
+        assert sorted(heights, reverse=True) == list(heights)
+        assert heights[0] == 1 or heights[0] * vectors <= {32: 24, 16: 12}[target.registers]
+
+
+def test_heights_that_are_left_out() -> None:
+    """Those of more than sixteen sums, where there is one of just so many."""
+    assert [AVX512.left_out(vectors) for vectors in range(1, 9)] == [0, 0, 0, 6, 0, 0, 0, 3]
+    assert not any(target.left_out(vectors) for target in (AVX2, SSE2) for vectors in range(1, 9))
+
+
+@pytest.mark.parametrize("kind", [INPUT_STAGE, FORWARD_STEP])
+def test_what_is_emitted_leaves_out_the_tallest_tile(kind: int) -> None:
+    """Where the frame says so its loop ends before the first row; those of the other heights do not look there."""
+    program = Program(plan(trace(cells.lstm)), np.dtype(np.float32), AVX512)
+    functions = Functions(np.dtype(np.float32), AVX512)
+    functions.define("emitted", [WHOLE] * 3, lambda emit, arguments: program.emit(emit, kind, *arguments))
+    text = functions.text()
+    tall, *others = re.findall(r"for \(; i\d+ \+ [6421] <= (\w+); i\d+ \+= [6421]\) {\n *tile_[6421]x4x1", text)[-4:]
+    halves, first, last = re.search(rf"{tall} = \((\w+) != INT64_C\(0\)\) \? (\S+) : (\w+);", text).groups()  # type: ignore[union-attr]
+    assert (first, [last] * 3) == ("INT64_C(0)", others)
+    place = re.search(rf"{halves} = read_whole\((\w+)\);", text).group(1)  # type: ignore[union-attr]
+    assert re.search(rf"{place} = a0 \+ INT64_C\({8 * f.HALVES}\);", text)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("backend", COMPILED)
+def test_both_ways_have_the_same_bits(backend: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thirteen rows: two tiles of six and a row, or three of four and a row. K is more than one chain."""
+    rng = np.random.default_rng(5)
+    x, dy = (rng.standard_normal((3, 13, width)).astype(dtype) for width in (70, 67))
+    found = []
+    for halves in (False, True):
+        monkeypatch.setattr(backend_of(backend).native, "halves", halves)
+        layer = make_layer("lstm", 70, 67, backend=backend, dtype=dtype)
+        pack: Any = layer._packs()[0]
+        assert [frame[f.HALVES] for frame in (pack.frame, pack.training_frame)] == [halves] * 2
+        y, state, tape = layer.record(x)
+        gradients = layer.backward(tape, dy)
+        found.append([y, *state, gradients.x, *gradients.parameters.values()])
+    for one, other in zip(*found, strict=True):
+        assert_same_bits(one, other)
+
+
+@pytest.mark.parametrize("backend", COMPILED)
+@pytest.mark.skipif(not INFO.exists() or platform.machine() != "x86_64", reason="Linux describes no such processor")
+def test_only_a_zen_4_takes_vectors_in_halves(backend: str) -> None:
+    """As Linux describes the processor: AMD's family 25 with AVX-512."""
+    described = dict(re.findall(r"^(vendor_id|cpu family|flags)\s*: (.*)$", INFO.read_text(), re.M))
+    family = described["vendor_id"], described["cpu family"]
+    expected = family == ("AuthenticAMD", "25") and "avx512f" in described["flags"].split()
+    assert backend_of(backend).native.halves == expected
+
+
+@pytest.mark.needs("numba")
+@pytest.mark.parametrize(("host", "asked", "expected"), [
+    ("znver4", None, True), ("znver4", "host", True), ("znver5", None, False), ("znver4", "haswell", False),
+    ("haswell", "znver4", True),
+])  # fmt: skip
+def test_numba_heeds_the_name_that_it_is_given(
+    host: str, asked: str | None, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastrnn.backends.numba_ import target
+
+    monkeypatch.setattr(target.llvm, "get_host_cpu_name", lambda: host)
+    monkeypatch.setattr(target.config, "CPU_NAME", asked)
+    assert target.halves() == expected
