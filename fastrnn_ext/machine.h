@@ -219,7 +219,7 @@ static inline int processor_has(int which)
 #endif
 }
 
-/* Whether it takes vectors of 64 bytes in two halves. A Zen 4 does: it is what AMD's family 25 has with AVX-512. */
+/* Whether the processor takes vectors of 64 bytes in two halves. A Zen 4 does: AMD's family 25 with AVX-512. */
 static inline int processor_halves(void)
 {
 #if defined(FASTRNN_X86)

@@ -42,9 +42,11 @@ def target() -> Target:
 
 
 def halves() -> bool:
-    """Whether the processor takes vectors of 64 bytes in two halves, as a Zen 4 does."""
-    named = config.CPU_NAME and config.CPU_NAME != "host"
-    return str(config.CPU_NAME if named else llvm.get_host_cpu_name()) == "znver4"
+    """Whether the processor takes vectors of 64 bytes in two halves, as a Zen 4 does.
+
+    This is about the processor that runs the kernels, whatever they are compiled for.
+    """
+    return llvm.get_host_cpu_name() == "znver4" and bool(llvm.get_host_cpu_features().get("avx512f"))
 
 
 def _features_of(cpu: str) -> set[str]:

@@ -34,7 +34,7 @@ KERNEL, PROGRAM = range(50, 52)
 TEAM, MEMBER, COUNTERS = range(52, 55)
 # The bytes of a row of x and of y at one time step to fetch before they are needed, where lengths differ; 0: none.
 X_FETCHED, Y_FETCHED = range(55, 57)
-# Whether the processor takes a vector in two halves: see `target.Target.left_out`.
+# Whether the processor takes vectors of 64 bytes in two halves: see `target.Target.left_out`.
 HALVES = 57
 FIRST_STATE = 58  # from here on, for each state:
 STATE_BASE, STATE_STRIDE, STATE_IN, STATE_OUT, ADJOINT_BASE, ADJOINT_STRIDE, ADJOINT = range(7)

@@ -29,10 +29,12 @@ class Target(NamedTuple):
         return (tallest, *(h for h in (4, 2, 1) if h < tallest))
 
     def left_out(self, vectors: int) -> int:
-        """Which of these heights is left out where the processor takes a vector in two halves; 0: none.
+        """Which of these heights is left out where the processor takes vectors of 64 bytes in two halves; 0: none.
 
-        At the end of a chain (see `chains`) all sums are stored. On a Zen 4 sixteen stores of 64 bytes pass unnoticed;
-        twenty hold up what follows for some 80 cycles, 5 % of a chain's time. Tiles of twelve sums gain nothing.
+        At the end of a chain (see `chains`), or of a tile, all sums are stored. On a Zen 4 sixteen stores of 64 bytes
+        pass unnoticed; twenty hold up what follows for some 80 cycles, 5 % of a chain's time. Tiles of twelve sums gain
+        nothing.
         """
         tallest, *rest = self.heights(vectors)
-        return tallest if tallest * vectors > 16 and rest and rest[0] * vectors == 16 else 0
+        wide = self.vector_bytes == 64
+        return tallest if wide and tallest * vectors > 16 and rest and rest[0] * vectors == 16 else 0
