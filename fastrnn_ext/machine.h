@@ -36,8 +36,6 @@
 #if defined(_MSC_VER)
 #include <float.h>
 #include <intrin.h>
-#elif defined(FASTRNN_X86)
-#include <cpuid.h>
 #endif
 
 #if defined(_WIN32)
@@ -45,6 +43,10 @@
 #include <windows.h>
 #else
 #include <sched.h>
+#endif
+
+#if defined(FASTRNN_X86) && !defined(_MSC_VER)
+#include <cpuid.h> /* after Windows' own headers, which declare what is a macro here */
 #endif
 
 #define WORD(address) ((int64_t *)(intptr_t)(address))
