@@ -35,7 +35,8 @@ def array(name: str, value: object, dtype: np.dtype[Any], copy: bool = False) ->
     """
     if type(value) is not np.ndarray or value.dtype is not dtype:
         value = _numbers(name, value)
-    if copy or value.dtype != dtype:  # another byte order is another dtype, too
+        copy = copy or value.dtype != dtype  # another byte order is another dtype, too
+    if copy:
         found = reuse.empty(value.shape, dtype)
         with np.errstate(all="ignore"):  # what is beyond float32 is infinite, as IEEE 754 has it
             found[...] = value

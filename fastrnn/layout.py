@@ -29,6 +29,9 @@ class Layout:
 
     def output(self, rows: Rows, width: int, batched: bool) -> tuple[Array, Array]:
         """A new y as the caller sees it, not initialised, and the same memory as (T, B, width)."""
+        if batched and not self.batch_first:  # as all of it is computed; each call comes here
+            y = reuse.empty((rows.steps, rows.batch, width), self.dtype)
+            return y, y
         shape, _ = self.shape(rows.steps, rows.batch, width, batched)
         y = reuse.empty(shape, self.dtype)
         return y, self.time_major(y, batched)

@@ -209,7 +209,7 @@ class Recurrent:
         """
         packs = self._packs()
         xt, batched = self._layout.input(x)
-        steps, batch = xt.shape[:2]
+        steps, batch, _ = xt.shape
         rows = plain_rows(steps, batch) if lengths is None else self._ragged_rows(steps, batch, lengths)
         first = None if state is None else self._states.read("state", state, batch, batched)
         final = self._states.empty(batch)
@@ -257,7 +257,7 @@ class Recurrent:
         every = None if checkpoint_every is None else checks.size("checkpoint_every", checkpoint_every)
         packs = self._packs()
         xt, batched = self._layout.input(x, copy=True)
-        steps, batch = xt.shape[:2]
+        steps, batch, _ = xt.shape
         rows = plain_rows(steps, batch) if lengths is None else self._ragged_rows(steps, batch, lengths)
         first = None if state is None else self._states.read("state", state, batch, batched, copy=True)
         final = self._states.empty(batch)
@@ -316,7 +316,9 @@ class Recurrent:
     def _output(self, rows: Rows, batched: bool) -> tuple[Array, Array]:
         """A new y as the caller sees it, and the same memory as (T, B, D*H), zero past each row's end."""
         y, yt = self._layout.output(rows, self._width, batched)
-        return y, self._stack.layers[0].padded(rows, yt)
+        if not rows.full:
+            self._stack.layers[0].clear_padding(rows, yt)
+        return y, yt
 
     def _output_gradient(self, tape: Tape, dy: ArrayLike | None) -> Array:
         """dy as (T, B, D*H)."""

@@ -11,8 +11,8 @@ All steps are single operations of a dict, and need no lock: a buffer may come b
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Callable
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +41,7 @@ def address(array: Any) -> int:
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """A new array, not initialised; its memory comes back when it and all of its views are gone."""
-    size = math.prod(shape) * dtype.itemsize
+    size = prod(shape) * dtype.itemsize
     if size < LEAST:
         return np.empty(shape, dtype)
     for key, memory in reversed(list(_idle.items())):  # the last one is the likeliest to be in a cache

@@ -16,8 +16,6 @@ from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
-import numpy as np
-
 include "fields.pxi"
 include "sources.pxi"
 
@@ -557,30 +555,37 @@ def point(
     cnp.ndarray frame not None, int64_t field, cnp.ndarray array not None, int64_t other_field,
     cnp.ndarray other not None,
 ):
-    """`Typed.point_2d` and `Typed.point_3d`."""
+    """See `Native`."""
     point_at(words(data(frame)), field, array)
     point_at(words(data(frame)), other_field, other)
 
 
 def run_on(
     cnp.ndarray frame not None, cnp.ndarray table not None, cnp.ndarray x not None, cnp.ndarray y not None,
-    tuple state, tuple final not None, int64_t at, bint zeros,
+    tuple state, tuple final not None, int64_t at, bint zeros, bint reverse,
 ):
-    """See `RunOn`."""
-    cdef int64_t here = data(frame), k
-    cdef int64_t *fields = words(here)
+    """See `Native`."""
+    cdef int64_t *fields = <int64_t *> malloc(8 * frame.shape[0])
     cdef int64_t *each
-    memcpy(fields + F_ORDER, words(data(table)), 8 * table.shape[0])
-    point_at(fields, F_X, x)
-    point_at(fields, F_Y, y)
-    for k in range(len(final)):
-        each = state_fields(fields, k)
-        each[F_STATE_INITIAL] = 0 if zeros else part_of(state[k], at)
-        each[F_STATE_FINAL] = part_of(final[k], at)
-    with nogil:
-        call(here, 0, fields[F_BATCH], 0, fields[F_LONGEST])
-    if failed(fields):
-        raise MemoryError("no memory for what a kernel needs")
+    cdef int64_t k
+    if fields == NULL:
+        raise MemoryError("no memory for what a call needs")
+    try:
+        memcpy(fields, words(data(frame)), 8 * frame.shape[0])
+        memcpy(fields + F_ORDER, words(data(table)), 8 * F_TABLE_SIZE)
+        fields[F_REVERSE] = reverse
+        point_at(fields, F_X, x)
+        point_at(fields, F_Y, y)
+        for k in range(len(final)):
+            each = state_fields(fields, k)
+            each[F_STATE_INITIAL] = 0 if zeros else part_of(state[k], at)
+            each[F_STATE_FINAL] = part_of(final[k], at)
+        with nogil:
+            call(address_of(fields), 0, fields[F_BATCH], 0, fields[F_LONGEST])
+        if failed(fields):
+            raise MemoryError("no memory for what a kernel needs")
+    finally:
+        free(fields)
 
 
 cdef inline int64_t part_of(cnp.ndarray array, int64_t at) except? -1:
@@ -755,10 +760,10 @@ def room(cnp.ndarray frame not None, int64_t rows, int64_t steps, int64_t member
     return scratch_bytes(fields, rows, lesser(greater(fields[F_CHUNK], rows), rows * steps), members)
 
 
-def clear_padding(
-    cnp.ndarray table not None, int64_t at, int64_t steps, int64_t step_bytes, int64_t row_bytes, int64_t count,
-):
+def clear_padding(cnp.ndarray table not None, cnp.ndarray y not None, int64_t count):
     """See `Native`."""
+    cdef int64_t at = data(y), steps = cnp.PyArray_DIM(y, 0)
+    cdef int64_t step_bytes = cnp.PyArray_STRIDE(y, 0), row_bytes = cnp.PyArray_STRIDE(y, 1)
     cdef const int64_t *rows = words(data(table))
     cdef const int64_t *order = words(rows[0])
     cdef const int64_t *lengths = words(rows[F_LENGTHS - F_ORDER])
@@ -803,35 +808,33 @@ def sort_rows(cnp.ndarray lengths not None, int64_t steps, cnp.ndarray numbers n
 
 
 def step_offsets(
-    cnp.ndarray order not None, cnp.ndarray lengths not None, cnp.ndarray active not None, cnp.ndarray base not None,
-    bint reverse, int64_t step_bytes, int64_t row_bytes,
+    cnp.ndarray offsets not None, cnp.ndarray table not None, bint reverse, int64_t step_bytes, int64_t row_bytes,
 ):
     """See `Native`."""
-    cdef int64_t steps = active.shape[0], s
-    cdef const int64_t *bases = words(data(base))
-    cdef const int64_t *rows = words(data(active))
-    cdef cnp.ndarray offsets = np.empty(bases[steps], np.int64)
-    cdef int64_t into = data(offsets), places = data(order), ends = data(lengths)
-    with nogil:
-        for s in range(steps):
-            row_offsets(
-                words(into) + bases[s], words(places), words(ends), 0, rows[s], s, reverse, step_bytes, row_bytes)
-    return offsets
-
-
-def history_offsets(cnp.ndarray active not None, cnp.ndarray base not None, int64_t batch, int64_t stride):
-    """See `Native`."""
-    cdef int64_t steps = active.shape[0], s, r, first
-    cdef const int64_t *bases = words(data(base))
-    cdef const int64_t *rows = words(data(active))
-    cdef cnp.ndarray offsets = np.empty(bases[steps], np.int64)
     cdef int64_t *into = words(data(offsets))
+    cdef const int64_t *rows = words(data(table))
+    cdef const int64_t *active = words(rows[F_ACTIVE - F_ORDER])
+    cdef const int64_t *base = words(rows[F_BASE - F_ORDER])
+    cdef const int64_t *order = words(rows[0])
+    cdef const int64_t *lengths = words(rows[F_LENGTHS - F_ORDER])
+    cdef int64_t s
     with nogil:
-        for s in range(steps):
-            first = state_row(True, batch, bases, s)
-            for r in range(rows[s]):
-                into[bases[s] + r] = (first + r) * stride
-    return offsets
+        for s in range(rows[F_LONGEST - F_ORDER]):
+            row_offsets(into + base[s], order, lengths, 0, active[s], s, reverse, step_bytes, row_bytes)
+
+
+def history_offsets(cnp.ndarray offsets not None, cnp.ndarray table not None, int64_t stride):
+    """See `Native`."""
+    cdef int64_t *into = words(data(offsets))
+    cdef const int64_t *rows = words(data(table))
+    cdef const int64_t *active = words(rows[F_ACTIVE - F_ORDER])
+    cdef const int64_t *base = words(rows[F_BASE - F_ORDER])
+    cdef int64_t s, r, first
+    with nogil:
+        for s in range(rows[F_LONGEST - F_ORDER]):
+            first = state_row(True, rows[F_BATCH - F_ORDER], base, s)
+            for r in range(active[s]):
+                into[base[s] + r] = (first + r) * stride
 
 
 # What the extension holds ---------------------------------------------------------------------------------------------

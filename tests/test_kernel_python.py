@@ -81,7 +81,7 @@ def test_rows(case: tuple[int, list[int]]) -> None:
     steps, batch = case[0], len(case[1])
     room = len(Rows.room(steps, batch))
     numbers = np.full(room + 2, -1)
-    longest = python("sort_rows")(np.array(case[1], np.int64), steps, numbers)
+    longest = python("sort")(np.array(case[1], np.int64), steps, numbers)
     rows = Rows(steps, batch, longest, numbers)
     check_rows(rows, case)
     assert numbers[-2:].tolist() == [-1, -1]
@@ -196,7 +196,11 @@ def test_state_row(case: tuple[int, list[int]]) -> None:
 def check_step_offsets(case: tuple[int, list[int]], reverse: bool, function: Any) -> None:
     """Each compact number's place in an array over time and batch."""
     rows = rows_of(case)
-    found = function(rows.order, rows.lengths, rows.active, rows.base, reverse, 1000, 10)
+    found = np.full(rows.total, -1)
+    if DISABLED:
+        function(found, rows.order, rows.lengths, rows.active, rows.base, reverse, 1000, 10)
+    else:
+        function(found, rows.table, reverse, 1000, 10)
     expected = {}
     for r in range(rows.batch):
         for s in range(int(rows.lengths[r])):
@@ -208,12 +212,15 @@ def check_step_offsets(case: tuple[int, list[int]], reverse: bool, function: Any
 def check_history_offsets(case: tuple[int, list[int]], function: Any) -> None:
     """Each compact number's previous state: a row's initial one, then that which the step before has written."""
     rows = rows_of(case)
-    found = function(rows.active, rows.base, rows.batch, 16)
+    found = np.full(rows.total, -1)
+    if DISABLED:
+        function(found, rows.active, rows.base, rows.batch, 16)
+    else:
+        function(found, rows.table, 16)
     for r in range(rows.batch):
         for s in range(int(rows.lengths[r])):
             before = r if s == 0 else rows.batch + int(rows.base[s - 1]) + r
             assert found[int(rows.base[s]) + r] == before * 16
-    assert len(found) == rows.total
 
 
 @given(case=ragged(), reverse=st.booleans())
@@ -221,7 +228,7 @@ def check_history_offsets(case: tuple[int, list[int]], function: Any) -> None:
 def test_offsets(case: tuple[int, list[int]], reverse: bool) -> None:
     """These call others: as they are here, compiled in one process, as Python in the one below."""
     if DISABLED:
-        step_offsets, history_offsets = (python(n) for n in ("step_offsets", "history_offsets"))
+        step_offsets, history_offsets = (python(n) for n in ("fill_step_offsets", "fill_history_offsets"))
     else:
         native = load("numba").native  # type: ignore[attr-defined]
         step_offsets, history_offsets = native.step_offsets, native.history_offsets

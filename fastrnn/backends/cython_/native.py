@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from fastrnn.backends.cython_.sets import SETS
-from fastrnn.backends.tiled.native import KernelOf, RunOn, Typed
+from fastrnn.backends.tiled.native import KernelOf
 from fastrnn.backends.tiled.program import Program
 from fastrnn.backends.tiled.target import Target
 from fastrnn.plan import Plan
 
 # What the extension's functions are under the same names.
 _FUNCTIONS = (
-    "run", "run_as_team", "step", "brief_step", "run_list", "serve", "rouse", "expect", "volley", "room",
-    "sort_rows", "clear_padding", "step_offsets", "history_offsets",
+    "run", "run_on", "run_as_team", "run_list", "step", "brief_step", "serve", "rouse", "expect", "volley", "point",
+    "room", "sort_rows", "clear_padding", "step_offsets", "history_offsets",
 )  # fmt: skip
 
 
@@ -24,14 +24,16 @@ class CythonNative:
     """See `fastrnn.backends.tiled.native.Native`; the extension's own functions are attributes of the object."""
 
     run: Any
+    run_on: Any
     run_as_team: Any
+    run_list: Any
     step: Any
     brief_step: Any
-    run_list: Any
     serve: Any
     rouse: Any
     expect: Any
     volley: Any
+    point: Any
     room: Any
     sort_rows: Any
     clear_padding: Any
@@ -42,7 +44,6 @@ class CythonNative:
         self.extension, self.target, self.halves = extension, SETS[isa].target, extension.halves()
         for name in _FUNCTIONS:
             setattr(self, name, getattr(extension, name))
-        self._typed = _Typed(extension)
         self._units = {size: (at, cells) for name, size, at, cells in extension.units() if name == isa}
 
     def program(self, plan: Plan, dtype: np.dtype[Any]) -> Program:
@@ -65,22 +66,6 @@ class CythonNative:
     def weight_gradient(self, dtype: np.dtype[Any]) -> KernelOf:
         """See `Native`."""
         return self.extension.WEIGHT_GRADIENT, self._units[dtype.itemsize][0]
-
-    def typed(self, dtype: np.dtype[Any]) -> Typed:
-        """See `Native`: the extension's functions take both."""
-        return self._typed
-
-
-class _Typed:
-    """See `fastrnn.backends.tiled.native.Typed`."""
-
-    def __init__(self, extension: Any) -> None:
-        self.point_2d = self.point_3d = extension.point
-        self._run_on: RunOn = extension.run_on
-
-    def run_on(self, states: int) -> RunOn:
-        """See `Typed`: one for any number of states."""
-        return self._run_on
 
 
 @lru_cache(maxsize=512)

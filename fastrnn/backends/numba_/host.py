@@ -25,7 +25,21 @@ from fastrnn.backends.numba_.atomics import (
 )
 from fastrnn.backends.numba_.compile import compiled, inner
 from fastrnn.backends.numba_.intrinsics import clear_bytes, keep, whole_numbers
-from fastrnn.backends.numba_.objects import ALIGNED, CONTIGUOUS, WRITEABLE, data, plain_axes
+from fastrnn.backends.numba_.objects import (
+    ALIGNED,
+    AXES,
+    CONTIGUOUS,
+    DATA,
+    HALF,
+    STRIDES,
+    WRITEABLE,
+    data,
+    numbers_of,
+    plain_axes,
+    sizes,
+    words,
+    words_in,
+)
 from fastrnn.backends.numba_.scan import FRAME, row_offsets, scratch_bytes, state_row
 from fastrnn.backends.tiled import box as bx
 from fastrnn.backends.tiled import frame as f
@@ -42,24 +56,34 @@ def call(here, low, high, start, stop):  # type: ignore[no-untyped-def]
 @compiled
 def run(frame, low, high, start, stop):  # type: ignore[no-untyped-def]
     """Run the kernel of a frame."""
-    call(frame.ctypes.data, low, high, start, stop)
-    keep(frame)
+    call(data(frame), low, high, start, stop)
 
 
 @inner
-def point_at(frame, field, array):  # type: ignore[no-untyped-def]
-    """Write an array's address into a field of the frame; of three axes the first two strides into the next two."""
-    frame[field] = array.ctypes.data
-    if array.ndim == 3:
-        frame[field + 1] = array.strides[0]
-        frame[field + 2] = array.strides[1]
+def point_at(fields, field, array):  # type: ignore[no-untyped-def]
+    """Write an array's address into a field of a frame; of three axes the first two strides into the next two.
+
+    The array comes as its words, see `objects`.
+    """
+    fields[field] = array[DATA]
+    if array[AXES] & HALF == 3:
+        strides = whole_numbers(array[STRIDES], 2)
+        fields[field + 1] = strides[0]
+        fields[field + 2] = strides[1]
+
+
+@inner
+def part_of(array, at):  # type: ignore[no-untyped-def]
+    """The address of one part of an array, given as its words, along its first axis."""
+    return array[DATA] + at * whole_numbers(array[STRIDES], 1)[0]
 
 
 @compiled
 def point(frame, field, array, other_field, other):  # type: ignore[no-untyped-def]
     """`point_at` for two arrays."""
-    point_at(frame, field, array)
-    point_at(frame, other_field, other)
+    fields = numbers_of(frame)
+    point_at(fields, field, words(array))
+    point_at(fields, other_field, words(other))
 
 
 @inner
@@ -80,17 +104,17 @@ def serve(box, looks):  # type: ignore[no-untyped-def]
 
     The first one is waited for four times as long: who has woken this worker may have to end a piece of work before.
     """
-    here = box.ctypes.data
+    here, fields = data(box), numbers_of(box)
     seen = load_acquire(here + 8 * JOB)
     idle = -3 * looks
     store_release(here + 8 * STATE, WAITING)
     while True:
         job = load_acquire(here + 8 * JOB)
         if job != seen:
-            if box[bx.JOB_LIST] != 0:
-                call_from_list(box[bx.JOB_LIST])
+            if fields[bx.JOB_LIST] != 0:
+                call_from_list(fields[bx.JOB_LIST])
             else:
-                call(box[bx.JOB_FRAME], box[bx.LOW], box[bx.HIGH], box[bx.START], box[bx.STOP])
+                call(fields[bx.JOB_FRAME], fields[bx.LOW], fields[bx.HIGH], fields[bx.START], fields[bx.STOP])
             store_release(here + 8 * DONE, job)
             seen = job
             idle = 0
@@ -103,44 +127,39 @@ def serve(box, looks):  # type: ignore[no-untyped-def]
             break
         else:
             idle = 0  # somebody has taken it: a job comes in a moment
-    keep(box)
 
 
 @compiled
 def rouse(box):  # type: ignore[no-untyped-def]
     """Whether the box was asleep; then it is being woken from now on, by whoever called this."""
-    found = exchange_if(box.ctypes.data + 8 * STATE, ASLEEP, WAKING)
-    keep(box)
-    return found
+    return exchange_if(data(box) + 8 * STATE, ASLEEP, WAKING)
 
 
 @compiled
 def expect(box, looks):  # type: ignore[no-untyped-def]
     """Look so often whether the worker of a box that is being woken is there; whether it is."""
-    here = box.ctypes.data
+    here = data(box)
     seen = 0
     while load_acquire(here + 8 * STATE) == WAKING and seen < looks:
         seen += 1
         pause()
         if seen % bx.LOOKS_PER_WAY == 0:
             give_way()
-    keep(box)
     return seen < looks
 
 
 @compiled
 def volley(box, rounds):  # type: ignore[no-untyped-def]
     """Hand a worker that waits a job without work, so many times one after the other; whether it waited."""
-    here = box.ctypes.data
+    here, fields = data(box), numbers_of(box)
     found = exchange_if(here + 8 * STATE, WAITING, TAKEN)
     if found:
         empty = np.zeros(bx.LIST_FIELDS, np.int64)
         for _ in range(rounds):
             post(here, empty.ctypes.data, 0, 0, 0, 0, 0)
-            wait_for(here + 8 * DONE, box[JOB])
+            wait_for(here + 8 * DONE, fields[JOB])
         store_release(here + 8 * STATE, WAITING)
         keep(empty)
-    keep(box)
     return found
 
 
@@ -204,30 +223,27 @@ def as_team(boxes, frames, size, most, low, high, start, stop):  # type: ignore[
 
 
 @compiled
-def run_on(frame, table, x, y, state, final, at, zeros):  # type: ignore[no-untyped-def]
+def run_on(frame, table, x, y, state, final, at, zeros, reverse):  # type: ignore[no-untyped-def]
     """Point a copy of a forward frame at its rows and arrays, of the states at their parts ``at``, and run it whole."""
-    for i in range(len(table)):
-        frame[f.ORDER + i] = table[i]
-    point_at(frame, f.X, x)
-    point_at(frame, f.Y, y)
-    for k in range(len(final)):
-        fields = f.FIRST_STATE + f.STATE_FIELDS * k
-        frame[fields + f.STATE_INITIAL] = 0 if zeros else state[k].ctypes.data + at * state[k].strides[0]
-        frame[fields + f.STATE_FINAL] = final[k].ctypes.data + at * final[k].strides[0]
-    call(frame.ctypes.data, 0, frame[f.BATCH], 0, frame[f.LONGEST])
-    keep(frame)
-    keep(x)
-    keep(y)
-    keep(state)
-    keep(final)
+    fields, rows = numbers_of(frame).copy(), numbers_of(table)
+    for i in range(f.TABLE_SIZE):
+        fields[f.ORDER + i] = rows[i]
+    fields[f.REVERSE] = 1 if reverse else 0
+    point_at(fields, f.X, words(x))
+    point_at(fields, f.Y, words(y))
+    for k in range(fields[f.STATES]):
+        place = f.FIRST_STATE + f.STATE_FIELDS * k
+        fields[place + f.STATE_INITIAL] = 0 if zeros else part_of(words_in(state, k), at)
+        fields[place + f.STATE_FINAL] = part_of(words_in(final, k), at)
+    call(fields.ctypes.data, 0, fields[f.BATCH], 0, fields[f.LONGEST])
+    keep(fields)
 
 
 @compiled
 def run_as_team(boxes, frames, low, high, start, stop):  # type: ignore[no-untyped-def]
     """`as_team` with as many members as there are frames, (members, size)."""
-    found = as_team(boxes, frames.ctypes.data, frames.shape[1], len(frames), low, high, start, stop)
-    keep(frames)
-    return found
+    members, size = sizes(frames)[0], sizes(frames)[1]
+    return as_team(numbers_of(boxes), data(frames), size, members, low, high, start, stop)
 
 
 @compiled
@@ -236,21 +252,20 @@ def run_list(boxes, frames, ranges, most):  # type: ignore[no-untyped-def]
 
     Those workers that wait for a job help, ``most`` threads in all. How many took part.
     """
+    count, size = sizes(frames)[0], sizes(frames)[1]
     taken = np.empty(f.MOST_MEMBERS, np.int64)
-    joined = take(boxes, taken, min(most, len(frames)) - 1)
+    joined = take(numbers_of(boxes), taken, min(most, count) - 1)
     work = np.empty(bx.LIST_FIELDS, np.int64)
     work[bx.LIST_TAKEN] = 0
-    work[bx.LIST_COUNT] = len(frames)
-    work[bx.LIST_FRAMES] = frames.ctypes.data
-    work[bx.LIST_SIZE] = frames.shape[1]
-    work[bx.LIST_RANGES] = ranges.ctypes.data
+    work[bx.LIST_COUNT] = count
+    work[bx.LIST_FRAMES] = data(frames)
+    work[bx.LIST_SIZE] = size
+    work[bx.LIST_RANGES] = data(ranges)
     for i in range(joined):
         post(taken[i], work.ctypes.data, 0, 0, 0, 0, 0)
     call_from_list(work.ctypes.data)
     dismiss(taken, joined)
     keep(work)
-    keep(frames)
-    keep(ranges)
     return joined + 1
 
 
@@ -293,14 +308,25 @@ def brief_step(step_call, x, y):  # type: ignore[no-untyped-def]
     return all_layers(step_call, x, y)
 
 
+@inner
+def tables(table):  # type: ignore[no-untyped-def]
+    """order, lengths, active and base of the rows with a table, see `contract.Rows`."""
+    numbers = numbers_of(table)
+    batch, longest = numbers[f.BATCH - f.ORDER], numbers[f.LONGEST - f.ORDER]
+    order, lengths = whole_numbers(numbers[0], batch), whole_numbers(numbers[f.LENGTHS - f.ORDER], batch)
+    active, base = whole_numbers(numbers[f.ACTIVE - f.ORDER], longest), numbers[f.BASE - f.ORDER]
+    return order, lengths, active, whole_numbers(base, longest + 1)
+
+
 @compiled
 def room(frame, rows, steps, members):  # type: ignore[no-untyped-def]
     """The bytes of scratch for a forward scan, `scan.scratch_bytes`, with as many steps at once as a chunk may have."""
-    return scratch_bytes(frame, rows, min(max(frame[f.CHUNK], rows), rows * steps), members)
+    fields = numbers_of(frame)
+    return scratch_bytes(fields, rows, min(max(fields[f.CHUNK], rows), rows * steps), members)
 
 
-@compiled
-def sort_rows(lengths, steps, numbers):  # type: ignore[no-untyped-def]
+@inner
+def sort(lengths, steps, numbers):  # type: ignore[no-untyped-def]
     """The tables of rows with these lengths, side by side: see `Native.sort_rows`."""
     batch = len(lengths)
     order = f.TABLE_SIZE
@@ -337,30 +363,46 @@ def sort_rows(lengths, steps, numbers):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def clear_padding(table, at, steps, step_bytes, row_bytes, count):  # type: ignore[no-untyped-def]
+def sort_rows(lengths, steps, numbers):  # type: ignore[no-untyped-def]
+    """`sort`."""
+    return sort(numbers_of(lengths), steps, numbers_of(numbers))
+
+
+@compiled
+def clear_padding(table, y, count):  # type: ignore[no-untyped-def]
     """See `Native`."""
-    batch = table[f.BATCH - f.ORDER]
-    order, lengths = whole_numbers(table[0], batch), whole_numbers(table[f.LENGTHS - f.ORDER], batch)
+    order, lengths, _, _ = tables(table)
+    at, steps, strides = data(y), sizes(y)[0], whole_numbers(words(y)[STRIDES], 2)
     for r in range(len(order)):
         for time in range(lengths[r], steps):
-            clear_bytes(at + time * step_bytes + order[r] * row_bytes, count)
+            clear_bytes(at + time * strides[0] + order[r] * strides[1], count)
 
 
-@compiled
-def step_offsets(order, lengths, active, base, reverse, step_bytes, row_bytes):  # type: ignore[no-untyped-def]
+@inner
+def fill_step_offsets(offsets, order, lengths, active, base, reverse, step_bytes, row_bytes):  # type: ignore[no-untyped-def]
     """Where every valid step of every row stands in an array over time and batch, by compact number."""
-    offsets = np.empty(base[-1], np.int64)
     for s in range(len(active)):
         row_offsets(offsets, base[s], order, lengths, 0, active[s], s, reverse, step_bytes, row_bytes)
-    return offsets
 
 
-@compiled
-def history_offsets(active, base, batch, stride):  # type: ignore[no-untyped-def]
+@inner
+def fill_history_offsets(offsets, active, base, batch, stride):  # type: ignore[no-untyped-def]
     """Where the state before every valid step stands in a state's history, by compact number."""
-    offsets = np.empty(base[-1], np.int64)
     for s in range(len(active)):
         first = state_row(True, batch, base, s)
         for r in range(active[s]):
             offsets[base[s] + r] = (first + r) * stride
-    return offsets
+
+
+@compiled
+def step_offsets(offsets, table, reverse, step_bytes, row_bytes):  # type: ignore[no-untyped-def]
+    """`fill_step_offsets`."""
+    order, lengths, active, base = tables(table)
+    fill_step_offsets(numbers_of(offsets), order, lengths, active, base, reverse, step_bytes, row_bytes)
+
+
+@compiled
+def history_offsets(offsets, table, stride):  # type: ignore[no-untyped-def]
+    """`fill_history_offsets`."""
+    order, _, active, base = tables(table)
+    fill_history_offsets(numbers_of(offsets), active, base, len(order), stride)

@@ -7,19 +7,18 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numba import from_dtype, types
+from numba import types
 
 from fastrnn.backends.numba_ import host, scan
 from fastrnn.backends.numba_.compile import address_of, compiled_for
 from fastrnn.backends.numba_.objects import ObjectType
 from fastrnn.backends.numba_.target import halves, target
 from fastrnn.backends.numba_.types import Shared, type_of
-from fastrnn.backends.tiled.native import KernelOf, Typed
+from fastrnn.backends.tiled.native import KernelOf
 from fastrnn.backends.tiled.program import Program
 from fastrnn.plan import Plan
 
 SCAN_ARGUMENTS = (types.int64,) * 5  # frame, low, high, start, stop
-WORDS, WORDS_2D = (types.Array(types.int64, ndim, "C") for ndim in (1, 2))
 
 
 class _OnDemand:
@@ -59,51 +58,25 @@ class NumbaNative(_OnDemand):
         """See `Native`."""
         return address_of(scan.weight_gradient, (type_of(Shared("outer", dtype)), *SCAN_ARGUMENTS)), 0
 
-    def typed(self, dtype: np.dtype[Any]) -> Typed:
-        """See `Native`."""
-        return _typed(dtype.name)
 
-
-class _Typed(_OnDemand):
-    """See `fastrnn.backends.tiled.native.Typed`."""
-
-    def __init__(self, dtype: np.dtype[Any]) -> None:
-        whole, kind = types.int64, from_dtype(dtype)
-        two, three = types.Array(kind, 2, "C"), types.Array(kind, 3, "A")
-        functions = {
-            "point_2d": (host.point, (WORDS, whole, two, whole, two)),
-            "point_3d": (host.point, (WORDS, whole, three, whole, three)),
-        }
-        super().__init__(functions)
-        self._scan, self._states = (WORDS, WORDS, three, three), types.Array(kind, 3, "C")
-        self._scans: dict[int, Any] = {}
-
-    def run_on(self, states: int) -> Any:
-        """See `Typed`."""
-        found = self._scans.get(states)
-        if found is None:
-            several = types.UniTuple(self._states, states)
-            arguments = (*self._scan, several, several, types.int64, types.boolean)
-            found = self._scans[states] = compiled_for(host.run_on, arguments)
-        return found
-
-
-_typed = lru_cache(maxsize=2)(lambda dtype: _Typed(np.dtype(dtype)))
+_OBJECT, _WHOLE = ObjectType(), types.int64
 _HOST = {
-    "run": (host.run, (WORDS, *[types.int64] * 4)),
-    "run_as_team": (host.run_as_team, (WORDS, WORDS_2D, *[types.int64] * 4)),
-    "step": (host.step, (ObjectType(),) * 3),
-    "brief_step": (host.brief_step, (ObjectType(),) * 3),
-    "run_list": (host.run_list, (WORDS, WORDS_2D, WORDS_2D, types.int64)),
-    "serve": (host.serve, (WORDS, types.int64)),
-    "rouse": (host.rouse, (WORDS,)),
-    "expect": (host.expect, (WORDS, types.int64)),
-    "volley": (host.volley, (WORDS, types.int64)),
-    "room": (host.room, (WORDS, *[types.int64] * 3)),
-    "sort_rows": (host.sort_rows, (WORDS, types.int64, WORDS)),
-    "clear_padding": (host.clear_padding, (WORDS, *[types.int64] * 5)),
-    "step_offsets": (host.step_offsets, (*[WORDS] * 4, types.boolean, types.int64, types.int64)),
-    "history_offsets": (host.history_offsets, (WORDS, WORDS, types.int64, types.int64)),
+    "run": (host.run, (_OBJECT, *[_WHOLE] * 4)),
+    "run_on": (host.run_on, (*[_OBJECT] * 6, _WHOLE, types.boolean, types.boolean)),
+    "run_as_team": (host.run_as_team, (_OBJECT, _OBJECT, *[_WHOLE] * 4)),
+    "run_list": (host.run_list, (*[_OBJECT] * 3, _WHOLE)),
+    "step": (host.step, (_OBJECT,) * 3),
+    "brief_step": (host.brief_step, (_OBJECT,) * 3),
+    "serve": (host.serve, (_OBJECT, _WHOLE)),
+    "rouse": (host.rouse, (_OBJECT,)),
+    "expect": (host.expect, (_OBJECT, _WHOLE)),
+    "volley": (host.volley, (_OBJECT, _WHOLE)),
+    "point": (host.point, (_OBJECT, _WHOLE, _OBJECT, _WHOLE, _OBJECT)),
+    "room": (host.room, (_OBJECT, *[_WHOLE] * 3)),
+    "sort_rows": (host.sort_rows, (_OBJECT, _WHOLE, _OBJECT)),
+    "clear_padding": (host.clear_padding, (_OBJECT, _OBJECT, _WHOLE)),
+    "step_offsets": (host.step_offsets, (_OBJECT, _OBJECT, types.boolean, _WHOLE, _WHOLE)),
+    "history_offsets": (host.history_offsets, (_OBJECT, _OBJECT, _WHOLE)),
 }
 
 

@@ -20,12 +20,13 @@ from fastrnn.backends.tiled import frame as f
 
 # In words of 8 bytes, after what every object begins with (and the last word of which is its type).
 HEAD = object.__basicsize__ // 8
-DATA, AXES, SIZES, DTYPE, FLAGS = HEAD, HEAD + 1, HEAD + 2, HEAD + 5, HEAD + 6
+DATA, AXES, SIZES, STRIDES, DTYPE, FLAGS = HEAD, HEAD + 1, HEAD + 2, HEAD + 3, HEAD + 5, HEAD + 6
 TYPE, WORDS = HEAD - 1, HEAD + 7
 CONTIGUOUS, ALIGNED, WRITEABLE = 0x1, 0x100, 0x400  # NPY_ARRAY_C_CONTIGUOUS and so on
 KIND = HEAD + 1  # of a dtype: two bytes, then the byte order, a byte, and four of the type's number
 NATIVE = ord("=")
 HALF = 0xFFFFFFFF
+ITEMS = tuple.__basicsize__  # bytes into a tuple, where the addresses of what it holds begin
 
 
 class ObjectType(types.Opaque):
@@ -57,10 +58,9 @@ def _address(_context: Any, thing: Any) -> Any:
 @inner
 def plain_axes(thing, table, width, flags):  # type: ignore[no-untyped-def]
     """The axes of a plain array of a step's dtype, rows and ``width``: 2, of one row also 1. 0 for anything else."""
-    here = _address(thing)
-    if whole_numbers(here, HEAD)[TYPE] != table[f.STEP_ARRAY]:
+    array = words(thing)
+    if array[TYPE] != table[f.STEP_ARRAY]:  # then the other words may not even be there
         return 0
-    array = whole_numbers(here, WORDS)
     kind = whole_numbers(array[DTYPE], WORDS)[KIND]
     if kind >> 32 != table[f.STEP_DTYPE] or kind >> 16 & 0xFF != NATIVE or array[FLAGS] & flags != flags:
         return 0
@@ -72,6 +72,30 @@ def plain_axes(thing, table, width, flags):  # type: ignore[no-untyped-def]
 
 
 @inner
+def words(thing):  # type: ignore[no-untyped-def]
+    """The words of an array."""
+    return whole_numbers(_address(thing), WORDS)
+
+
+@inner
+def words_in(things, index):  # type: ignore[no-untyped-def]
+    """The words of an array that a tuple holds."""
+    return whole_numbers(whole_numbers(_address(things) + ITEMS, index + 1)[index], WORDS)
+
+
+@inner
 def data(thing):  # type: ignore[no-untyped-def]
-    """Where the values of a plain array begin."""
-    return whole_numbers(_address(thing), WORDS)[DATA]
+    """Where an array's values begin."""
+    return words(thing)[DATA]
+
+
+@inner
+def sizes(thing):  # type: ignore[no-untyped-def]
+    """The sizes of an array's first two axes; of one axis only the first is to be used."""
+    return whole_numbers(words(thing)[SIZES], 2)
+
+
+@inner
+def numbers_of(thing):  # type: ignore[no-untyped-def]
+    """A contiguous int64 array of one axis."""
+    return whole_numbers(data(thing), sizes(thing)[0])

@@ -15,7 +15,6 @@ from fastrnn.backends.tiled.scan import Scan
 from fastrnn.equations import Sizes
 from fastrnn.plan import Plan
 from fastrnn.record import Record, lazy
-from fastrnn.reuse import address
 
 if TYPE_CHECKING:
     from fastrnn.backends.tiled.crew import Crew
@@ -76,8 +75,7 @@ class TiledBackend:
 
     def clear_padding(self, rows: Rows, y: Array) -> None:
         """See the contract."""
-        place = address(y), y.shape[0], *y.strides[:2], y.shape[2] * y.itemsize
-        self.native.clear_padding(rows.table, *place)
+        self.native.clear_padding(rows.table, y, y.shape[2] * y.itemsize)
 
     def pack(self, plan: Plan, parameters: Mapping[str, Array], sizes: Sizes, dtype: np.dtype[Any]) -> TiledPack:
         """See the contract."""
@@ -93,14 +91,14 @@ class TiledBackend:
         tape: Tape | None = None,
     ) -> Scan:  # fmt: skip
         """See the contract."""
-        frame, typed = pack.frame.copy(), pack.typed
+        frame, point = pack.frame.copy(), self.native.point
         if reverse:
             frame[f.REVERSE] = 1
-        typed.point_3d(frame, f.X, x, f.Y, y)
+        point(frame, f.X, x, f.Y, y)
         for k, fields in enumerate(pack.state_fields):
             end = final[k]
             begin = end if state is None else state[k]
-            typed.point_2d(frame, fields + f.STATE_INITIAL, begin, fields + f.STATE_FINAL, end)
+            point(frame, fields + f.STATE_INITIAL, begin, fields + f.STATE_FINAL, end)
             if state is None:
                 frame[fields + f.STATE_INITIAL] = 0
         if tape is not None:
@@ -126,24 +124,21 @@ class TiledBackend:
             else:
                 scan(0, rows.batch)
             return
-        frame = pack.frame.copy()
-        if reverse:
-            frame[f.REVERSE] = 1
-        zeros = state is None
-        pack.run_on(frame, rows.table, x, y, final if zeros else state, final, at, zeros)
+        begin = final if state is None else state
+        self.native.run_on(pack.frame, rows.table, x, y, begin, final, at, state is None, reverse)
 
     def backward(self, tape: Tape, dy: Array, dfinal: States, dx: Array, dstate: States) -> tuple[Work, Part]:
         """See the contract."""
-        pack, rows, typed = tape.pack, tape.rows, tape.pack.typed
+        pack, rows, point = tape.pack, tape.rows, self.native.point
         frame = pack.training_frame.copy()
         frame[f.REVERSE], frame[f.SPAN] = tape.reverse, rows.batch
         work = Work(Room(rows.total * pack.gradient_stride, *[rows.batch * stride for stride in pack.state_strides]))
-        typed.point_3d(frame, f.DY, dy, f.DX, dx)
+        point(frame, f.DY, dy, f.DX, dx)
         frame[f.KEPT_BASE], *histories = tape.room.at
         frame[f.GRADIENT_BASE], *carries = work.room.at
         for k, fields in enumerate(pack.state_fields):
             frame[fields + f.STATE_BASE], frame[fields + f.ADJOINT_BASE] = histories[k], carries[k]
-            typed.point_2d(frame, fields + f.ADJOINT_INITIAL, dfinal[k], fields + f.ADJOINT_FINAL, dstate[k])
+            point(frame, fields + f.ADJOINT_INITIAL, dfinal[k], fields + f.ADJOINT_FINAL, dstate[k])
         return work, Scan(pack, frame, rows, (tape, work, dy, dfinal, dx, dstate), backward=True)
 
     def gradients(self, tape: Tape, work: Work, into: Mapping[str, Array]) -> list[Products]:

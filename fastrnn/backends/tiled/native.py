@@ -17,28 +17,6 @@ from fastrnn.plan import Plan
 KernelOf = tuple[int, int]  # a kernel's address and its first argument
 
 
-class RunOn(Protocol):
-    """Point a forward frame at `Rows.table`, x, y and the parts ``at`` of states (n, B, S_k) each, and run it."""
-
-    def __call__(
-        self, frame: Array, table: Array, x: Array, y: Array, state: Any, final: States, at: int, zeros: bool
-    ) -> None:
-        """With ``zeros`` the states are zero before, and ``state`` is not read."""
-
-
-class Typed(Protocol):
-    """Functions of arrays of one element type: compiled, since they are called in every call of a layer."""
-
-    def point_2d(self, frame: Array, field: int, array: Array, other_field: int, other: Array) -> None:
-        """Write the addresses of two C-contiguous arrays of two axes into two fields of a frame."""
-
-    def point_3d(self, frame: Array, field: int, array: Array, other_field: int, other: Array) -> None:
-        """The same for two arrays of three axes, and the strides of their first two axes into the next fields."""
-
-    def run_on(self, states: int) -> RunOn:
-        """What runs the scan of a cell with so many states."""
-
-
 class Native(Protocol):
     """The operations. Frames, boxes and ranges are C-contiguous int64; all calls give up the interpreter's lock.
 
@@ -61,6 +39,16 @@ class Native(Protocol):
 
     def run(self, frame: Array, low: int, high: int, start: int, stop: int) -> None:
         """Run a frame's kernel."""
+
+    def run_on(
+        self, frame: Array, table: Array, x: Array, y: Array, state: States, final: States, at: int, zeros: bool,
+        reverse: bool,
+    ) -> None:  # fmt: skip
+        """Point a copy of a forward frame at `Rows.table`, x, y and the parts ``at`` of states (n, B, S_k) each, and
+        run it.
+
+        With ``zeros`` the states are zero before, and ``state`` is not read.
+        """
 
     def run_as_team(self, boxes: Array, frames: Array, low: int, high: int, start: int, stop: int) -> int:
         """Run one kernel, its units shared with waiting workers; frames (members, size).
@@ -96,8 +84,11 @@ class Native(Protocol):
     def room(self, frame: Array, rows: int, steps: int, members: int) -> int:
         """The bytes of scratch that a forward scan needs."""
 
-    def typed(self, dtype: np.dtype[Any]) -> Typed:
-        """The functions that take arrays of one element type; always the same object."""
+    def point(self, frame: Array, field: int, array: Array, other_field: int, other: Array) -> None:
+        """Write the addresses of two arrays, contiguous but perhaps for two of three axes, into two fields of a frame.
+
+        Of an array of three axes the strides of the first two go into the next fields.
+        """
 
     def sort_rows(self, lengths: Array, steps: int, numbers: Array) -> int:
         """Write the tables of the rows with these lengths, as `contract.Rows` has them.
@@ -105,18 +96,15 @@ class Native(Protocol):
         Returns the longest length.
         """
 
-    def clear_padding(self, table: Array, at: int, steps: int, step_bytes: int, row_bytes: int, count: int) -> None:
-        """Zero the ``count`` bytes of every step past a row's end in the array over time and batch at an address.
-
-        ``table`` is that of the rows.
+    def clear_padding(self, table: Array, y: Array, count: int) -> None:
+        """Zero the ``count`` bytes of every step past a row's end in (T, B, width); ``table`` is `Rows.table`.
 
         Three times as fast as NumPy, whose assignment to rows that lie apart writes a few bytes at a time.
         """
 
-    def step_offsets(
-        self, order: Array, lengths: Array, active: Array, base: Array, reverse: bool, step_bytes: int, row_bytes: int
-    ) -> Array:
-        """Where every valid step of every row stands in an array over time and batch, by compact number, in bytes."""
+    def step_offsets(self, offsets: Array, table: Array, reverse: bool, step_bytes: int, row_bytes: int) -> None:
+        """Write where every valid step of every row stands in an array over time and batch, by compact number, in
+        bytes; ``table`` is `Rows.table`."""
 
-    def history_offsets(self, active: Array, base: Array, batch: int, stride: int) -> Array:
-        """Where the state before every valid step stands in a state's history, by compact number, in bytes."""
+    def history_offsets(self, offsets: Array, table: Array, stride: int) -> None:
+        """Write where the state before every valid step stands in a state's history, likewise."""

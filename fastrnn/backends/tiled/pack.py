@@ -104,7 +104,7 @@ class TiledPack:
     """The weights of one layer and direction. What only training needs is packed when it is first asked for."""
 
     def __init__(self, native: Native, program: Program, parameters: Mapping[str, Array], sizes: Sizes) -> None:
-        self.native, self.typed = native, native.typed(program.dtype)
+        self.native = native
         self.program, self.plan, self.sizes, self.dtype = program, program.plan, sizes, program.dtype
         cell, hidden = self.plan.cell, sizes.hidden_size
         self.weights = {name: np.array(value, self.dtype) for name, value in parameters.items()}
@@ -122,7 +122,6 @@ class TiledPack:
         self.most_rows = max(1, int(PIECE / max(self.weight_count, 1)))  # row steps between two checkpoints
         self.state_fields = [state_field(k, 0) for k in range(len(cell.states))]
         self._weights_frame = self._frame(hidden)
-        self.run_on = self.typed.run_on(len(cell.states))
 
     def _offsets(self, widths: tuple[str, ...]) -> list[int]:
         """Where each column begins in a row, and the row's width, in values."""

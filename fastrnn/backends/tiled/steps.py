@@ -68,7 +68,7 @@ class Steps:
         return found
 
     def _frame(self, pack: TiledPack, index: int, between: list[Array], state: States, final: States) -> Array:
-        frame, point = pack.frame.copy(), pack.typed.point_2d
+        frame, point = pack.frame.copy(), self.crew.native.point
         frame[f.ORDER : f.LONGEST + 1] = self.rows.table
         frame[f.X_ROW], frame[f.Y_ROW] = (width * self._dtype.itemsize for width in self._ends)
         for field, at in ((f.X, index - 1), (f.Y, index)):

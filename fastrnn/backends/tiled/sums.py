@@ -222,12 +222,11 @@ def _lines(tape: Tape, work: Work) -> _Lines:
         if place in operands:
             continue
         if kind == "x":
-            base = address(tape.x)
-            sources = rows.order, rows.lengths, rows.active, rows.base
-            table = pack.native.step_offsets(*sources, tape.reverse, *tape.x.strides[:2])
+            base, table = address(tape.x), np.empty(rows.total, np.int64)
+            pack.native.step_offsets(table, rows.table, tape.reverse, *tape.x.strides[:2])
         elif kind == "state":
-            base = tape.room.at[1 + index]
-            table = pack.native.history_offsets(rows.active, rows.base, rows.batch, pack.state_strides[index])
+            base, table = tape.room.at[1 + index], np.empty(rows.total, np.int64)
+            pack.native.history_offsets(table, rows.table, pack.state_strides[index])
         else:
             base = tape.room.at[0] + pack.kept_offsets[index] * pack.dtype.itemsize
             table = _multiples(rows.total, pack.kept_stride)
