@@ -122,19 +122,14 @@ def backward(
     for index in reversed(range(len(tapes[0].states))):
         pieces = [tape.piece(index) for tape in tapes]
         recorded = _recorded(layer, tapes, pieces, index)
-        parts, works, rooms = [], [], []
+        parts, rooms = [], []
         for direction, (piece, tape, dx) in enumerate(zip(pieces, recorded, dxs, strict=True)):
-            ends, room = each(dstate, base + direction), piece.room(dx)
-            work, part = layer.backend.backward(tape, piece.take(layer.of(dy, direction)), ends, room, ends)
-            parts.append(part)
-            works.append(work)
+            ends, room, out = each(dstate, base + direction), piece.room(dx), piece.take(layer.of(dy, direction))
+            parts.append(layer.backend.backward(tape, out, ends, room, ends, sums[direction]))
             rooms.append(room)
         layer.backend.run(parts, pieces[0].rows, get_num_threads())
         for piece, room, dx in zip(pieces, rooms, dxs, strict=True):
             piece.put(room, dx)
-        adding = zip(sums, recorded, works, strict=True)
-        tasks = [task for total, tape, work in adding for task in total.add(tape, work)]
-        layer.backend.run_tasks(tasks, get_num_threads())
     return layer.total(dxs)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from fastrnn import reuse
 from fastrnn.backends import load
-from fastrnn.backends.contract import Array, Backend, Rows, States, Task, each
+from fastrnn.backends.contract import Array, Backend, Rows, States, each
 from fastrnn.equations import Sizes
 from fastrnn.parameters import Packs
 from fastrnn.plan import Plan
@@ -116,19 +116,13 @@ class Layer:
         base: int,
     ) -> Array:
         """The gradient of x. ``dstate`` goes in as the gradient of the final states, comes out as that of the first."""
-        backend, parts, works, dxs = self.backend, [], [], []
-        for direction, tape in enumerate(tapes):
+        backend, parts, dxs = self.backend, [], []
+        for direction, (tape, gradients) in enumerate(zip(tapes, into, strict=True)):
             dx = self.room(rows, self.sizes.input_size)
-            ends = each(dstate, base + direction)
-            work, part = backend.backward(tape, self.of(dy, direction), ends, dx, ends)
-            parts.append(part)
-            works.append(work)
+            ends, sums = each(dstate, base + direction), backend.sums(gradients, rows.total)
+            parts.append(backend.backward(tape, self.of(dy, direction), ends, dx, ends, sums))
             dxs.append(dx)
         backend.run(parts, rows, get_num_threads())
-        tasks: list[Task] = []
-        for tape, work, gradients in zip(tapes, works, into, strict=True):
-            tasks += backend.gradients(tape, work, gradients)
-        backend.run_tasks(tasks, get_num_threads())
         return self.total(dxs)
 
     @staticmethod

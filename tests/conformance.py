@@ -119,12 +119,9 @@ def run_scan(
     if not gradients:
         return written
     dx, ends = np.full(x.shape, UNTOUCHED, kind), tuple(d.astype(kind) for d in scan.dfinal)
-    work, back = backend.backward(tape, scan.dy.astype(kind), ends, dx, ends)  # dstate may be the arrays of dfinal
-    for low, high in parts:
-        back(low, high)
     into = {name: np.full(value.shape, UNTOUCHED, kind) for name, value in parameters.items()}
-    for task in backend.gradients(tape, work, into):
-        task()
+    sums = backend.sums(into, rows.total)
+    backend.backward(tape, scan.dy.astype(kind), ends, dx, ends, sums)(0, scan.case.B)  # dstate may be dfinal's arrays
     return {**written, "x": dx, **{f"state{k}": d for k, d in enumerate(ends)}, **into}
 
 

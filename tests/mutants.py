@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -136,27 +136,30 @@ class WeightsDropped(Mutant):
 class OutputGradientForgotten(Mutant):
     """Only the final states' gradients go back."""
 
-    def backward(self, tape, dy, dfinal, dx, dstate):  # type: ignore[no-untyped-def]
-        return self.real.backward(tape, np.zeros_like(dy), dfinal, dx, dstate)
+    def backward(self, tape, dy, dfinal, dx, dstate, sums):  # type: ignore[no-untyped-def]
+        return self.real.backward(tape, np.zeros_like(dy), dfinal, dx, dstate, sums)
 
 
 class StateGradientForgotten(Mutant):
     """Only the outputs' gradients go back."""
 
-    def backward(self, tape, dy, dfinal, dx, dstate):  # type: ignore[no-untyped-def]
-        return self.real.backward(tape, dy, tuple(np.zeros_like(d) for d in dfinal), dx, dstate)
+    def backward(self, tape, dy, dfinal, dx, dstate, sums):  # type: ignore[no-untyped-def]
+        return self.real.backward(tape, dy, tuple(np.zeros_like(d) for d in dfinal), dx, dstate, sums)
 
 
 def gradient_changed(**changes: Callable[[np.ndarray], Any]) -> type[Mutant]:
     """A backend that changes some parameters' gradients when they are done."""
 
     class Changed(Mutant):
-        def gradients(self, tape: Any, work: Any, into: Mapping[str, np.ndarray]) -> list[Callable[[], None]]:
-            def change() -> None:
-                for name, function in changes.items():
-                    into[name][...] = function(into[name])
+        def backward(self, tape, dy, dfinal, dx, dstate, sums):  # type: ignore[no-untyped-def]
+            run = self.real.backward(tape, dy, dfinal, dx, dstate, sums)
 
-            return [*self.real.gradients(tape, work, into), change]
+            def changed(low: int, high: int) -> None:
+                run(low, high)
+                for name, function in changes.items():
+                    sums.into[name][...] = function(sums.into[name])
+
+            return changed
 
     return Changed
 

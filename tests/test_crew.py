@@ -415,6 +415,19 @@ def test_what_cannot_begin_alone_waits(more: int, length: int, waits: bool, asle
     assert native.expect.called == (waits and asleep)
 
 
+@pytest.mark.parametrize(("more", "alone", "waits"), [(1, 0.0, True), (0, 0.0, False), (1, 1e9, False)])
+def test_a_further_piece_waits_for_those_it_wakes(more: int, alone: float, waits: bool) -> None:
+    """Whoever woke them, if it is long enough; not where there is no processor for them."""
+    for asleep in (True, False):
+        native = mock.Mock(rouse=mock.Mock(return_value=asleep))
+        crew = Crew(native)
+        crew._workers = [mock.Mock()]
+        crew._alone_until = alone
+        crew.gather(1, crews.WORTH_EXPECTING + more)
+        assert crew._workers[0].wake.called == asleep
+        assert native.expect.called == waits
+
+
 def _noted(seen: list[int], found: int) -> int:
     """What a team returned; its members noted."""
     seen.append(found % crews.f.WAITS)

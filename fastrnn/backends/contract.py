@@ -15,7 +15,7 @@ y         (T, B, O)     caller; last axis       written where t < length of the 
 state     (B, S_k) each caller, C-contiguous    read; the states before the first step. None: zeros
 final     (B, S_k) each caller, C-contiguous    written: the states after each row's last step; a row of length 0
                                                 gets its initial state. May be the arrays of `state` themselves
-tape      backend's own backend                 written by a recording forward, read by backward and gradients
+tape      backend's own backend                 written by a recording forward, read by backward
 dy        (T, B, O)     caller; last axis       read where t < length
                         contiguous
 dfinal    (B, S_k) each caller, C-contiguous    read
@@ -158,14 +158,6 @@ class Tape(Protocol):
 
 
 Part = Callable[[int, int], None]  # run(low, high): do the work of sorted rows low .. high - 1
-Task = Callable[[], None]
-
-
-class Sums(Protocol):
-    """The gradients of the parameters of a scan that goes backward piece after piece of time, the last piece first."""
-
-    def add(self, tape: Any, work: Any) -> Sequence[Task]:
-        """Tasks that together add a piece's share, to be done before the next piece is added; as for `gradients`."""
 
 
 class StepOf(Protocol):
@@ -218,7 +210,7 @@ def cuts(rows: Rows, pieces: int, most: int | None = None) -> list[tuple[int, in
 
 
 class Backend(Protocol):
-    """The operations. Each `Part` may be called for disjoint ranges of rows from several threads at once."""
+    """The operations. A `Part` of `forward` may be called for disjoint ranges of rows from several threads at once."""
 
     name: str
     same_bits: bool
@@ -254,24 +246,18 @@ class Backend(Protocol):
     ) -> None:  # fmt: skip
         """`forward` and `run` in one; of ``state`` and ``final``, (L*D, B, S_k) each, the parts ``at`` are meant."""
 
-    def backward(self, tape: Any, dy: Array, dfinal: States, dx: Array, dstate: States) -> tuple[Any, Part]:
-        """Make ready a backward scan: (work, run). ``work`` holds the gates' gradients that `gradients` reads."""
+    def backward(self, tape: Any, dy: Array, dfinal: States, dx: Array, dstate: States, sums: Any) -> Part:
+        """Make ready a backward scan, which also adds to the gradients of the parameters. It takes all rows at once."""
 
-    def gradients(self, tape: Any, work: Any, into: Mapping[str, Array]) -> Sequence[Task]:
-        """Tasks that together write the gradients of all parameters in ``into``, for all rows, once all of them are
-        through backward. They may run at once; the bits do not depend on who runs which.
-        """
+    def sums(self, into: Mapping[str, Array], total: int) -> Any:
+        """What a backward scan of ``total`` valid steps adds to: the gradients of all parameters, which are written.
 
-    def sums(self, into: Mapping[str, Array], total: int) -> Sums:
-        """The same for a scan of ``total`` valid steps that comes in pieces, `Rows.piece` each. What is in ``into``
-        after the first piece of time is, to the bit if `same_bits`, what `gradients` writes for the whole scan.
+        The scan may come in pieces, `Rows.piece` each, the last piece of time first: what is in ``into`` after the
+        first one is, to the bit if `same_bits`, the same however time is cut.
         """
 
     def run(self, parts: Sequence[Part], rows: Rows, threads: int) -> None:
         """Run parts of one kind over all rows, on as many threads as that is worth, ``threads`` at the most."""
-
-    def run_tasks(self, tasks: Sequence[Task], threads: int) -> None:
-        """Run tasks of `gradients`, likewise."""
 
     def steps(self, packs: Sequence[Any], rows: Rows, state: States, final: States) -> StepOf:
         """Make ready one time step of all layers of a stack; ``state`` and ``final`` are (L, B, S_k) each."""

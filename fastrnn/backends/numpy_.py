@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.backends.contract import Array, Part, Rows, States, StepOf, Task, cuts, each, step_fits
+from fastrnn.backends.contract import Array, Part, Rows, States, StepOf, cuts, each, step_fits
 from fastrnn.backends.evaluate import PROJECTION, Backward, Forward, Values
 from fastrnn.backends.steps import Piece, Steps
 from fastrnn.equations import Sizes
 from fastrnn.plan import Plan
 from fastrnn.record import Record
-from fastrnn.threads import checkpoint, get_num_threads
+from fastrnn.threads import Task, checkpoint, get_num_threads
 from fastrnn.threads import run as threads_run
 
 WORTH_A_THREAD = 1 << 21  # multiply-adds that a thread should have to do, for waking it takes some tens of microseconds
@@ -167,7 +167,9 @@ class NumpyBackend:
         """Make ready and run."""
         self.run([self.forward(pack, rows, x, y, each(state, at), each(final, at), reverse)], rows, threads)
 
-    def backward(self, tape: NumpyTape, dy: Array, dfinal: States, dx: Array, dstate: States) -> tuple[Array, Part]:
+    def backward(
+        self, tape: NumpyTape, dy: Array, dfinal: States, dx: Array, dstate: States, sums: NumpySums
+    ) -> _Backward:
         """A backward scan over these buffers; its work is (valid steps, gradient columns side by side)."""
         pack = tape.pack
         columns = pack.columns
@@ -185,28 +187,22 @@ class NumpyBackend:
                 for k, values in enumerate(carry):
                     dstate[k][steps.places] = values
 
-        return work, _Scan(run, 2 * tape.rows.total * pack.weight_count)
-
-    def gradients(self, tape: NumpyTape, work: Array, into: Mapping[str, Array]) -> list[Task]:
-        """A task for the input weights, one for each group of recurrent weights, and one for the biases and vectors."""
-        return self.sums(into, tape.rows.total).add(tape, work)
+        return _Backward(run, 2 * tape.rows.total * pack.weight_count, sums.tasks(tape, work))
 
     def sums(self, into: Mapping[str, Array], total: int) -> NumpySums:
         """See the contract."""
         return NumpySums(into)
 
     def run(self, parts: Sequence[Part], rows: Rows, threads: int) -> None:
-        """Directions, and ranges of rows, each on a thread of its own."""
+        """Directions, and ranges of rows, each on a thread of its own; then, likewise, the sums of backward scans."""
         if rows.batch == 0:
             return
         work = sum(part.work for part in parts if isinstance(part, _Scan))
         n = min(threads, work // WORTH_A_THREAD)
         ranges = cuts(rows, -(-n // len(parts))) if n > 1 else [(0, rows.batch)]
-        threads_run([partial(part, low, high) for low, high in ranges for part in parts])
-
-    def run_tasks(self, tasks: Sequence[Task], threads: int) -> None:
-        """Each on whatever thread is free."""
-        threads_run(tasks)
+        runs = [part.run if isinstance(part, _Scan) else part for part in parts]
+        threads_run([partial(run, low, high) for low, high in ranges for run in runs])
+        threads_run([task for part in parts if isinstance(part, _Backward) for task in part.tasks])
 
     def steps(self, packs: Sequence[NumpyPack], rows: Rows, state: States, final: States) -> StepOf:
         """The scans of all layers over one step, on arrays of their own."""
@@ -214,15 +210,15 @@ class NumpyBackend:
 
 
 class NumpySums:
-    """See `fastrnn.backends.contract.Sums`."""
+    """See `fastrnn.backends.contract.Backend.sums`."""
 
     def __init__(self, into: Mapping[str, Array]) -> None:
         self.into = into
         for array in into.values():
             array[...] = 0
 
-    def add(self, tape: NumpyTape, work: Array) -> list[Task]:
-        """See the contract."""
+    def tasks(self, tape: NumpyTape, work: Array) -> list[Task]:
+        """A task for the input weights, one for each group of recurrent weights, and one for the biases and vectors."""
         found: list[Task] = [partial(add, tape, work, self.into) for add in (_gradient_ih, _gradient_vectors)]
         groups = [group.key for group in tape.pack.forward.groups]
         found += [partial(_gradient_recurrent, tape, work, self.into, names) for names in groups]
@@ -239,10 +235,23 @@ class _Scan:
     """A scan to be run, and about how many multiply-adds it is."""
 
     def __init__(self, run: Part, work: int) -> None:
-        self._run, self.work = run, work
+        self.run, self.work = run, work
 
     def __call__(self, low: int, high: int) -> None:
-        self._run(low, high)
+        self.run(low, high)
+
+
+class _Backward(_Scan):
+    """A backward scan, and what is to be done when it has been run for all rows."""
+
+    def __init__(self, run: Part, work: int, tasks: list[Task]) -> None:
+        super().__init__(run, work)
+        self.tasks = tasks
+
+    def __call__(self, low: int, high: int) -> None:
+        self.run(low, high)
+        for task in self.tasks:
+            task()
 
 
 class _Steps:

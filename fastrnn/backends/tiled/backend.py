@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrnn.backends.contract import Array, Part, Rows, States, Task, each
+from fastrnn.backends.contract import Array, Part, Rows, States, each
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.native import Native
 from fastrnn.backends.tiled.pack import Room, TiledPack
@@ -17,9 +17,10 @@ from fastrnn.plan import Plan
 from fastrnn.record import Record, lazy
 
 if TYPE_CHECKING:
+    from fastrnn.backends.tiled.backward import BackwardScan
     from fastrnn.backends.tiled.crew import Crew
     from fastrnn.backends.tiled.steps import LongSteps, Steps
-    from fastrnn.backends.tiled.sums import Products, TiledSums
+    from fastrnn.backends.tiled.sums import TiledSums
 
 
 class Tape(Record):
@@ -39,15 +40,6 @@ class Tape(Record):
     def nbytes(self) -> int:
         """See the contract."""
         return self.room.nbytes
-
-
-class Work(Record):
-    """What a backward scan leaves for the weight gradients: the gates' gradients by compact number, the first table.
-
-    The others, one for each state, are its own.
-    """
-
-    room: Room
 
 
 class TiledBackend:
@@ -127,23 +119,21 @@ class TiledBackend:
         begin = final if state is None else state
         self.native.run_on(pack.frame, rows.table, x, y, begin, final, at, state is None, reverse)
 
-    def backward(self, tape: Tape, dy: Array, dfinal: States, dx: Array, dstate: States) -> tuple[Work, Part]:
+    def backward(
+        self, tape: Tape, dy: Array, dfinal: States, dx: Array, dstate: States, sums: TiledSums
+    ) -> BackwardScan:
         """See the contract."""
+        from fastrnn.backends.tiled.backward import BackwardScan
+
         pack, rows, point = tape.pack, tape.rows, self.native.point
         frame = pack.training_frame.copy()
         frame[f.REVERSE], frame[f.SPAN] = tape.reverse, rows.batch
-        work = Work(Room(rows.total * pack.gradient_stride, *[rows.batch * stride for stride in pack.state_strides]))
         point(frame, f.DY, dy, f.DX, dx)
         frame[f.KEPT_BASE], *histories = tape.room.at
-        frame[f.GRADIENT_BASE], *carries = work.room.at
         for k, fields in enumerate(pack.state_fields):
-            frame[fields + f.STATE_BASE], frame[fields + f.ADJOINT_BASE] = histories[k], carries[k]
+            frame[fields + f.STATE_BASE] = histories[k]
             point(frame, fields + f.ADJOINT_INITIAL, dfinal[k], fields + f.ADJOINT_FINAL, dstate[k])
-        return work, Scan(pack, frame, rows, (tape, work, dy, dfinal, dx, dstate), backward=True)
-
-    def gradients(self, tape: Tape, work: Work, into: Mapping[str, Array]) -> list[Products]:
-        """See the contract."""
-        return self.sums(into, tape.rows.total).add(tape, work)
+        return BackwardScan(tape, frame, sums, (dy, dfinal, dx, dstate))
 
     def sums(self, into: Mapping[str, Array], total: int) -> TiledSums:
         """See the contract."""
@@ -154,10 +144,6 @@ class TiledBackend:
     def run(self, parts: Sequence[Part], rows: Rows, threads: int) -> None:
         """See the contract."""
         self.crew.run(parts, rows, threads)
-
-    def run_tasks(self, tasks: Sequence[Task], threads: int) -> None:
-        """See the contract."""
-        self.crew.run_tasks(tasks, threads)
 
     def steps(self, packs: Sequence[TiledPack], rows: Rows, state: States, final: States) -> Steps | LongSteps:
         """See the contract."""

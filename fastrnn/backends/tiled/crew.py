@@ -12,15 +12,16 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from queue import SimpleQueue
 from weakref import WeakSet
 
 import numpy as np
 
-from fastrnn.backends.contract import Array, Part, Rows, Task, cuts
+from fastrnn.backends.contract import Array, Part, Rows, cuts
 from fastrnn.backends.tiled import box as bx
 from fastrnn.backends.tiled import frame as f
+from fastrnn.backends.tiled.backward import BackwardScan, run_in_order
 from fastrnn.backends.tiled.box import NOBODY
 from fastrnn.backends.tiled.distance import Distance
 from fastrnn.backends.tiled.native import Native
@@ -162,8 +163,21 @@ class Crew:
             return 0
         piece = int(HEAD * steps / max(work, 1))
         if not piece and work > WORTH_EXPECTING:
-            all(self.native.expect(worker.box, COMING) for worker in self._workers[:count])
+            self._expect(count)
         return piece
+
+    def gather(self, count: int, work: float) -> None:
+        """The same before each further piece, which nobody can join any more once it has begun.
+
+        Whoever was done with his part of the piece before a millisecond earlier than the others has gone to sleep.
+        """
+        self.wake(count)
+        if work > WORTH_EXPECTING and not self._alone_until:
+            self._expect(count)
+
+    def _expect(self, count: int) -> None:
+        """Wait for those who are being woken, for a while."""
+        all(self.native.expect(worker.box, COMING) for worker in self._workers[:count])
 
     def seen(self, members: int) -> None:
         """So many have taken part in a call."""
@@ -217,7 +231,13 @@ class Crew:
                 self.share(scans, members, apart)
                 return
         for part in parts:
-            part(0, rows.batch)
+            if isinstance(part, BackwardScan):
+                if threads == 1:
+                    part.alone(run_in_order)
+                else:
+                    part.alone(partial(self.run_products, threads=threads), WORTH_WAKING)
+            else:
+                part(0, rows.batch)
 
     def share(self, scans: Sequence[Scan], members: int, apart: bool) -> None:
         """Run scans over all rows on so many threads: directions and rows ``apart``, or one scan's units shared."""
@@ -230,18 +250,23 @@ class Crew:
     def _shared(self, scan: Scan, members: int) -> None:
         """One scan by a team."""
         batch = scan.rows.batch
+        scan.begin(members)
         frames, held = scan.copies(members, batch, members)
         counters = aligned((members, f.COUNTER_BYTES // 8), INT64)
         frames[:, f.COUNTERS] = address(counters)
         boxes = self.boxes(members - 1)
         first = self.begin(members - 1, scan.work, scan.rows.longest)
-        for start, stop in scan.times(batch, first):
+        for index, (start, stop) in enumerate(scan.times(batch, first)):
             steps = abs(stop - start)
+            work = scan.work / scan.rows.longest * steps
+            if index:
+                self.gather(members - 1, work)
+            scan.prepare(frames, start, stop)
             found = self.native.run_as_team(boxes, frames, 0, batch, start, stop)
-            joined = self.learn(found, scan.work / scan.rows.longest * steps, steps)
-            if joined < members:
+            if self.learn(found, work, steps) < members:
                 self.wake(members - 1)
             checkpoint()
+            self._add_up(scan.products(start, stop), members)
         del held, counters
 
     def _apart(self, scans: Sequence[Scan], pieces: int, members: int) -> None:
@@ -249,38 +274,47 @@ class Crew:
         rows = scans[0].rows
         ends = cuts(rows, pieces, scans[0].most)
         tallest = max(high - low for low, high in ends)
+        for scan in scans:
+            scan.begin(members)
         made = [scan.copies(len(ends), tallest) for scan in scans]
         frames = np.concatenate([frames for frames, _ in made])
+        own = frames.reshape(len(scans), len(ends), -1)
         ranges = np.empty((len(frames), 4), np.int64)
         ranges[:, :2] = ends * len(scans)
         work = sum(scan.work for scan in scans)
         boxes = self.boxes(members - 1)
         first = self.begin(members - 1, work, rows.longest)
-        for start, stop in scans[0].times(tallest, first):
+        for index, (start, stop) in enumerate(scans[0].times(tallest, first)):
+            if index:
+                self.gather(members - 1, work / rows.longest * abs(stop - start))
+            for scan, its_frames in zip(scans, own, strict=True):
+                scan.prepare(its_frames, start, stop)
             ranges[:, 2:] = start, stop
             joined = self.native.run_list(boxes, frames, ranges, members)
             self.seen(joined)
             if joined < members:
                 self.wake(members - 1)
             checkpoint()
+            self._add_up([product for scan in scans for product in scan.products(start, stop)], members)
         del made
 
-    def run_tasks(self, tasks: Sequence[Task], threads: int) -> None:
-        """Run tasks of `gradients`: the products of one turn together, what else there is in order."""
-        products = [task for task in tasks if isinstance(task, Products)]
-        members = self.size(threads, sum([task.work for task in products]))
-        if members > 1:
-            for turn in range(1 + max([task.turn for task in products])):
-                self._run_products(joined([task for task in products if task.turn == turn]), members)
-            tasks = [task for task in tasks if not isinstance(task, Products)]
-        for task in tasks:
-            task()
+    def run_products(self, products: Sequence[Products], threads: int) -> None:
+        """Run products of `BackwardScan.products` on as many threads as that is worth."""
+        self._add_up(products, self.size(threads, sum([each.work for each in products])))
+
+    def _add_up(self, products: Sequence[Products], members: int) -> None:
+        """Run products, on so many threads if it is worth that: those of one turn together."""
+        if members > 1 and self.divisible(sum([each.work for each in products]), self.distance.factor):
+            for turn in range(1 + max([each.turn for each in products])):
+                self._run_products(joined([each for each in products if each.turn == turn]), members)
+        else:
+            run_in_order(products)
 
     def _run_products(self, products: Products, members: int) -> None:
         """As lists that are not too long for a checkpoint after each."""
         boxes = self.boxes(members - 1)
-        self.wake(members - 1)
         for group in groups(products.calls(), members):
+            self.gather(members - 1, sum([call.work for call in group]))
             self.seen(products.run(_shares(group, members), boxes, members))
             checkpoint()
         products.finish()

@@ -15,7 +15,7 @@ from fastrnn.backends.tiled.native import KernelOf, Native
 from fastrnn.backends.tiled.program import Program
 from fastrnn.backends.tiled.tile import TileStage
 from fastrnn.equations import Sizes
-from fastrnn.plan import Product, Stage
+from fastrnn.plan import Place, Product, Stage
 from fastrnn.record import lazy
 from fastrnn.reuse import address, empty
 
@@ -55,8 +55,9 @@ class Room:
         end = address(self._memory)
         self.at = []
         for size in sizes:
-            self.at.append(padded(end, ALIGNMENT))
-            end = self.at[-1] + size
+            begin = end + -end % ALIGNMENT
+            self.at.append(begin)
+            end = begin + size
 
 
 def padded(count: int, block: int) -> int:
@@ -210,6 +211,17 @@ class TiledPack:
     def one(self) -> Array:
         """The factor of sums of rows."""
         return np.ones(1, self.dtype)
+
+    @lazy
+    def operand_widths(self) -> dict[Place, int]:
+        """What products multiply, x first: by its place how many bytes a row has of it."""
+        from fastrnn.backends.tiled.parts import X
+
+        plan, sizes = self.plan, self.sizes
+        places = {"state": plan.cell.state_widths, "kept": plan.kept_widths}
+        found: dict[Place, int] = {X: sizes.input_size}
+        found |= {place: sizes.width(places[place[0]][place[1]]) for place in plan.operands.values()}
+        return {place: width * self.dtype.itemsize for place, width in found.items()}
 
     @lazy
     def weight_parts(self) -> list[WeightPart]:

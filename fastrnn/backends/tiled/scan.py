@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,26 +12,28 @@ from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.pack import Room, TiledPack
 from fastrnn.threads import checkpoint
 
+if TYPE_CHECKING:
+    from fastrnn.backends.tiled.sums import Products
+
 HEADS = 5  # short pieces of time in which workers may come that are being woken
 
 
 class Scan:
     """One scan over its buffers: run(low, high). Runs of disjoint rows may be under way at once."""
 
-    def __init__(self, pack: TiledPack, frame: Array, rows: Rows, held: Any, backward: bool = False) -> None:
-        self.native, self.frame, self.rows, self.backward = pack.native, frame, rows, backward
+    def __init__(self, pack: TiledPack, frame: Array, rows: Rows, held: Any) -> None:
+        self.native, self.frame, self.rows = pack.native, frame, rows
         self.held = pack, held  # the buffers, alive as long as the addresses in the frame are
         frame[f.ORDER : f.LONGEST + 1] = rows.table
         self.most = pack.most_rows  # row steps between two checkpoints
         # Multiply-adds of a row step, and of a step but for the input products.
-        self.row_work = pack.weight_count * (1 + backward)
+        self.row_work = pack.weight_count
         self.step_work = (pack.weight_count - pack.input_count) * rows.batch
 
     def __call__(self, low: int, high: int) -> None:
         rows = self.rows
         if high - low == rows.batch and rows.batch * rows.longest <= self.most:
-            ends = (rows.longest, 0) if self.backward else (0, rows.longest)
-            self.native.run(self.frame, low, high, *ends)
+            self.native.run(self.frame, low, high, 0, rows.longest)
         else:
             self._in_pieces(low, high)
 
@@ -51,7 +53,7 @@ class Scan:
         while True:
             heads -= 1
             stop = min(start + (min(first, most) if heads >= 0 else most), longest)
-            yield (longest - start, longest - stop) if self.backward else (start, stop)
+            yield start, stop
             if stop == longest:
                 break
             start = stop
@@ -62,13 +64,21 @@ class Scan:
         Each has scratch of its own, in which the states live on from piece to piece; the members of a team share it.
         """
         frames = np.repeat(self.frame[None], count, 0)
-        if self.backward:
-            return frames, None
         steps = max(1, min(self.most // max(rows, 1), self.rows.longest))
         size = self.native.room(self.frame, rows, steps, members)
         scratch = Room(*[size] * (1 if members > 1 else count))
         frames[:, f.SCRATCH] = scratch.at
         return frames, scratch
+
+    def begin(self, members: int) -> None:
+        """So many threads are to run it, in pieces of `times`."""
+
+    def prepare(self, frames: Array, start: int, stop: int) -> None:
+        """Make some frames of it ready for a piece."""
+
+    def products(self, start: int, stop: int) -> list[Products]:
+        """What is to be computed after a piece."""
+        return []
 
     def _in_pieces(self, low: int, high: int) -> None:
         """Cut rows and time so that a checkpoint comes soon after each piece."""

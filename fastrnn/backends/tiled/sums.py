@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,20 +21,19 @@ from fastrnn.backends.tiled.box import NOBODY
 from fastrnn.backends.tiled.native import Native
 from fastrnn.backends.tiled.outer import BLOCK
 from fastrnn.backends.tiled.pack import PIECE, TiledPack
-from fastrnn.backends.tiled.parts import X
 from fastrnn.plan import Place
 from fastrnn.record import Record
 from fastrnn.reuse import address
 from fastrnn.threads import checkpoint
 
 if TYPE_CHECKING:
-    from fastrnn.backends.tiled.backend import Tape, Work
+    from fastrnn.backends.tiled.backend import Tape
 
 Range = tuple[int, int, int, int]  # of a call: the rows of the gradient, whether it is added to, the rows of the scan
 LEAST_ROWS = 48  # of a weight's gradient in one call: each call copies the other factor once more
 
 
-class _Lines(Record):
+class Lines(Record):
     """Consecutive rows, by addresses: the gates' gradients, and by place what products multiplied.
 
     That has a base, a table of each row's offset from it in bytes, and a width in bytes. ``held`` keeps it all alive.
@@ -46,10 +45,14 @@ class _Lines(Record):
     operands: Mapping[Place, tuple[int, int, int]]
     held: Any
 
-    def cut(self, first: int, last: int) -> _Lines:
-        """The rows ``first`` to ``last - 1``."""
+    def cut(self, first: int, last: int, gradient: int | None = None) -> Lines:
+        """The rows ``first`` to ``last - 1``; ``gradient`` is where their gradients stand, if not in their places."""
+        if gradient is None:
+            gradient = self.gradient + first * self.stride
+        if last - first == self.count and gradient == self.gradient:
+            return self
         operands = {place: (base, table + 8 * first, width) for place, (base, table, width) in self.operands.items()}
-        return _Lines(last - first, self.gradient + first * self.stride, self.stride, operands, self.held)
+        return Lines(last - first, gradient, self.stride, operands, self.held)
 
 
 class Call(NamedTuple):
@@ -125,13 +128,15 @@ def joined(tasks: Sequence[Products]) -> Products:
 
 
 def groups(calls: Sequence[Call], members: int) -> list[list[Call]]:
-    """In groups of as many for each member as make a `PIECE`, the largest first: the last ones are small."""
-    ordered = sorted(calls, key=lambda call: -call.work)
+    """In groups of one `PIECE` for each member, or one call, the largest first: the last ones are small."""
     found: list[list[Call]] = []
-    while ordered:
-        size = members * max(1, int(PIECE / max(ordered[0].work, 1)))
-        found.append(ordered[:size])
-        ordered = ordered[size:]
+    work = 0.0
+    for call in sorted(calls, key=lambda call: -call.work):
+        work += call.work
+        if not found or (work > members * PIECE and len(found[-1]) >= members):
+            found.append([])
+            work = call.work
+        found[-1].append(call)
     return found
 
 
@@ -144,60 +149,67 @@ class TiledSums:
 
     def __init__(self, into: Mapping[str, Array], total: int) -> None:
         self.into = into
-        self._begin = total  # all rows from this compact number on have come
-        self._waiting: _Lines | None = None  # the first of them, whose block is not complete
+        self._at = {name: address(array) for name, array in into.items()}
+        self._begin = total  # all rows from this compact number on have been taken
+        self._waiting: Lines | None = None  # copies of the first of them, whose block is not complete
         self._more = 0  # whether something has been added
         self._vectors: Array | None = None
         if total == 0:
             for array in into.values():
                 array[...] = 0
 
-    def add(self, tape: Tape, work: Work) -> list[Products]:
-        """See the contract."""
-        tasks: list[Products] = []
-        for turn, lines in enumerate(self._runs(_lines(tape, work))):
-            tasks.append(self._products(tape.pack, lines, turn))
-            self._more = 1
-        return tasks
+    def add(self, pack: TiledPack, lines: Lines, last: bool) -> tuple[list[Products], int]:
+        """The products of all rows whose block is complete, and how many rows, the first ones, are to be given again.
 
-    def _runs(self, lines: _Lines) -> list[_Lines]:
-        """The rows whose blocks are complete with this piece, last block first; the others wait."""
+        With ``last`` none are, for they will be gone: they are copied.
+        """
+        runs, again = self._runs(lines, last)
+        products: list[Products] = []
+        for turn, run in enumerate(runs):
+            products.append(self._products(pack, run, turn))
+            self._more = 1
+        return products, again
+
+    def _runs(self, lines: Lines, last: bool) -> tuple[list[Lines], int]:
+        """The rows whose blocks are complete, last block first, and how many others there are."""
         count, end = lines.count, self._begin
         if count == 0:
-            return []
-        first = self._begin = end - count
-        block = (end - 1) // BLOCK * BLOCK - first  # where the last row's block begins in this piece
-        if block < 0:
-            self._waiting = _copied(lines, self._waiting)
-            return []
+            return [], 0
+        first = end - count
+        block = (end - 1) // BLOCK * BLOCK - first  # where the last row's block begins in these
+        rest = count if block < 0 else -first % BLOCK
+        self._begin = first if last else first + rest
         runs = []
-        if self._waiting is not None:
+        if block >= 0 and self._waiting is not None:
             runs.append(_copied(lines.cut(block, count), self._waiting))
-            count = block
-        rest = -first % BLOCK
+            self._waiting, count = None, block
         if count > rest:
-            runs.append(lines if count - rest == lines.count else lines.cut(rest, count))
-        self._waiting = _copied(lines.cut(0, rest), None) if rest else None
-        return runs
+            runs.append(lines.cut(rest, count))
+        if not last:
+            return runs, rest
+        if rest:
+            self._waiting = _copied(lines.cut(0, rest), self._waiting)
+        return runs, 0
 
-    def _products(self, pack: TiledPack, lines: _Lines, turn: int) -> Products:
+    def _products(self, pack: TiledPack, lines: Lines, turn: int) -> Products:
         """What these rows add to the gradients of all weights, and to the sums that biases and vectors have."""
-        begins = {name: address(array) for name, array in self.into.items()}
-        count, gradient, work = lines.count, lines.gradient, pack.weight_count
+        into, count, gradient, work = self.into, lines.count, lines.gradient, pack.weight_count
         places = []  # what is added to each frame's fields from `OUTER_A` to `OUTER_INTO`
         for part in pack.weight_parts:
             base, table, _ = lines.operands[part.place]
-            places.append((gradient, 0, base, table, count, begins[part.weight]))
+            places.append((gradient, 0, base, table, count, self._at[part.weight]))
         finish, offsets = _nothing, None
-        if "bias" in self.into or any(name in self.into for name in pack.plan.vector_columns):
+        if "bias" in into or any(name in into for name in pack.plan.vector_columns):
             width = lines.stride // pack.dtype.itemsize
             if self._vectors is None:
                 self._vectors = np.zeros(width, pack.dtype)
             offsets = _multiples(count, lines.stride)  # the sum of all rows, as a product with ones
             places.append((0, 0, gradient, address(offsets), count, address(self._vectors)))
-            finish = partial(self._hand_out, pack, self._vectors)
+            if self._begin == 0:
+                finish = partial(self._hand_out, pack, self._vectors)
             work += width
-        frames, ranges = (table[: len(places)].copy() for table in pack.gradient_calls)
+        frames, ranges = pack.gradient_calls
+        frames, ranges = frames[: len(places)].copy(), ranges[: len(places)].copy()
         frames[:, f.OUTER_A : f.OUTER_INTO + 1] += np.array(places, np.int64)
         ranges[:, 2:] = self._more, count
         return Products(pack.native, frames, ranges, work * count, turn, finish, (lines, offsets, self))
@@ -212,43 +224,39 @@ class TiledSums:
                 into[name][...] = sums[columns[column] : columns[column] + hidden]
 
 
-def _lines(tape: Tape, work: Work) -> _Lines:
-    """All rows of a piece, where backward has left them."""
+def lines_of(tape: Tape, gradient: int) -> Lines:
+    """All rows of a tape; the gradients of the first would stand at the address ``gradient``."""
     rows, pack = tape.rows, tape.pack
+    total = rows.total
     tables: list[Array] = []
     operands: dict[Place, tuple[int, int, int]] = {}
-    for place in (X, *pack.plan.operands.values()):
+    for place, width in pack.operand_widths.items():
         kind, index = place
-        if place in operands:
-            continue
         if kind == "x":
-            base, table = address(tape.x), np.empty(rows.total, np.int64)
+            base, table = address(tape.x), np.empty(total, np.int64)
             pack.native.step_offsets(table, rows.table, tape.reverse, *tape.x.strides[:2])
         elif kind == "state":
-            base, table = tape.room.at[1 + index], np.empty(rows.total, np.int64)
+            base, table = tape.room.at[1 + index], np.empty(total, np.int64)
             pack.native.history_offsets(table, rows.table, pack.state_strides[index])
         else:
             base = tape.room.at[0] + pack.kept_offsets[index] * pack.dtype.itemsize
-            table = _multiples(rows.total, pack.kept_stride)
+            table = _multiples(total, pack.kept_stride)
         tables.append(table)
-        operands[place] = base, address(table), _width(tape, place) * pack.dtype.itemsize
-    return _Lines(rows.total, work.room.at[0], pack.gradient_stride, operands, (tape, work, tables))
+        operands[place] = base, address(table), width
+    return Lines(total, gradient, pack.gradient_stride, operands, (tape, tables))
 
 
 def _multiples(count: int, step: int) -> Array:
-    """0, step, 2 step and so on: the offsets of rows with a fixed stride."""
+    """0, step, 2 step and so on: the offsets of rows with a fixed stride. Short tables are kept."""
+    return _short_table(count, step) if count <= 4096 else np.arange(0, count * step, step, dtype=np.int64)
+
+
+@lru_cache(maxsize=16)
+def _short_table(count: int, step: int) -> Array:
     return np.arange(0, count * step, step, dtype=np.int64)
 
 
-def _width(tape: Tape, place: Place) -> int:
-    kind, index = place
-    sizes, plan = tape.pack.sizes, tape.pack.plan
-    if kind == "x":
-        return sizes.input_size
-    return sizes.width((plan.cell.state_widths if kind == "state" else plan.kept_widths)[index])
-
-
-def _copied(lines: _Lines, after: _Lines | None) -> _Lines:
+def _copied(lines: Lines, after: Lines | None) -> Lines:
     """Rows and those that come after them, at most a block, in memory of their own."""
     parts = [lines] if after is None else [lines, after]
     count = sum(part.count for part in parts)
@@ -269,7 +277,7 @@ def _copied(lines: _Lines, after: _Lines | None) -> _Lines:
         held.append(_multiples(count, width))
         operands[place] = base, address(held[-1]), width
     starts = [part.gradient + row * part.stride for part in parts for row in range(part.count)]
-    return _Lines(count, gathered(starts, lines.stride), lines.stride, operands, held)
+    return Lines(count, gathered(starts, lines.stride), lines.stride, operands, held)
 
 
 def _words(at: int, count: int) -> list[int]:

@@ -1,0 +1,146 @@
+"""Backward scans: a piece of time goes back, then what it leaves goes into the weight gradients, and so on.
+
+So the gates' gradients of all steps are never there at once. Those of a piece are still in a cache when the weight
+gradients read them, and their memory is that of the piece before.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastrnn.backends.contract import Array
+from fastrnn.backends.tiled import frame as f
+from fastrnn.backends.tiled.outer import BLOCK
+from fastrnn.backends.tiled.pack import Room, TiledPack
+from fastrnn.backends.tiled.scan import Scan
+from fastrnn.backends.tiled.sums import Products, TiledSums, lines_of
+from fastrnn.threads import checkpoint
+
+if TYPE_CHECKING:
+    from fastrnn.backends.tiled.backend import Tape
+
+# A piece has at least so many rows. Where its gradients and those of the weights fit in a second cache, that is what it
+# gets; else the gradients of all weights come from farther away in every piece, and it has to be long for that.
+PIECE_BYTES, NEAR_ROWS, FAR_ROWS = 768 * 1024, 2 * BLOCK, 16 * BLOCK
+NEAR_BYTES = 600 * 1024  # of weights
+PIECE_WORK = 100_000_000  # and so many multiply-adds, some milliseconds: to begin a piece takes some 30 us
+WHOLE = 3  # so many pieces would take longer than one
+
+
+def piece_rows(pack: TiledPack, total: int, members: int, least_work: int) -> int:
+    """How many of all rows a piece has that so many threads share; its products have ``least_work`` at least."""
+    count, stride = pack.weight_count, pack.gradient_stride
+    near = count * pack.dtype.itemsize <= NEAR_BYTES
+    rows = max(NEAR_ROWS, PIECE_BYTES // stride) if near else FAR_ROWS
+    piece = max(members * max(rows, PIECE_WORK // (3 * count)), least_work // count)
+    return total if total <= WHOLE * piece else piece
+
+
+class GradientRows:
+    """Room for the rows of a piece, and for those of the piece before that are still needed.
+
+    Rows come from the last to the first, as backward computes them, and stand in their order, side by side.
+
+    Attributes
+    ----------
+    at : int
+        The address of the first row that is there.
+    kept : int
+        How many rows, from that one on, are still needed.
+    """
+
+    def __init__(self, begin: int, rows: int, stride: int) -> None:
+        """So many rows from the address ``begin`` on."""
+        self.stride, self.kept = stride, 0
+        self._begin = begin
+        self.at = self._end = begin + rows * stride
+
+    def add(self, count: int) -> int:
+        """Make room for so many rows before those that are kept; the address of the first of them."""
+        if self.at - count * self.stride < self._begin:
+            size = self.kept * self.stride
+            ctypes.memmove(self._end - size, self.at, size)
+            self.at = self._end - size
+        self.at -= count * self.stride
+        return self.at
+
+
+class BackwardScan(Scan):
+    """One backward scan over its buffers, all rows at once; it adds to the sums of the weights' gradients."""
+
+    def __init__(self, tape: Tape, frame: Array, sums: TiledSums, held: Any) -> None:
+        super().__init__(tape.pack, frame, tape.rows, held)
+        self.pack, self.tape, self.sums = tape.pack, tape, sums
+        self.row_work *= 2
+
+    def __call__(self, low: int, high: int) -> None:
+        """Everything, by this thread alone. It must be all rows that are asked for."""
+        self.alone(run_in_order)
+
+    def alone(self, add_up: Callable[[Sequence[Products]], None], least_work: int = 0) -> None:
+        """Everything, the scan by this thread alone; ``add_up`` runs products, if it can of so much work at least."""
+        batch, most = self.rows.batch, self.most
+        self.begin(1, least_work)
+        ranges = [(low, min(low + most, batch)) for low in range(0, max(batch, 1), most)]
+        for start, stop in self.times(min(batch, most)):
+            self.prepare(self.frame[None], start, stop)
+            for low, high in ranges:
+                self.native.run(self.frame, low, high, start, stop)
+                checkpoint()
+            add_up(self.products(start, stop))
+
+    def begin(self, members: int, least_work: int = 0) -> None:
+        """See `Scan`: room for the gradients of a piece and of the states."""
+        pack, rows = self.pack, self.rows
+        self._piece_rows = piece_rows(pack, rows.total, members, least_work)
+        count = min(rows.total, max(self._piece_rows, rows.batch) + max(BLOCK, rows.batch))
+        self._room = Room(count * pack.gradient_stride, *[rows.batch * stride for stride in pack.state_strides])
+        begin, *carries = self._room.at
+        for fields, carry in zip(pack.state_fields, carries, strict=True):
+            self.frame[fields + f.ADJOINT_BASE] = carry
+        self._gradients = GradientRows(begin, count, pack.gradient_stride)
+        self._lines = lines_of(self.tape, begin)
+        self._waiting = 0  # of the rows that are kept, so many are not in the sums yet
+
+    def times(self, rows: int, first: int = 0) -> Iterator[tuple[int, int]]:
+        """As for any scan, but from the last step to the first, and in pieces for which there is room."""
+        base, longest = self.rows.base, self.rows.longest
+        whole = self.rows.total <= self._piece_rows
+        for early, late in super().times(rows, first):
+            start, stop = longest - early, longest - late
+            while not whole and base[start] - base[stop] > self._piece_rows:
+                fits = int(base.searchsorted(base[start] - self._piece_rows))
+                yield start, min(fits, start - 1)
+                start = min(fits, start - 1)
+            if start > stop or not longest:
+                yield start, stop
+
+    def copies(self, count: int, rows: int, members: int = 1) -> tuple[Array, Any]:
+        """As for any scan, but that they need nothing besides."""
+        return np.repeat(self.frame[None], count, 0), None
+
+    def prepare(self, frames: Array, start: int, stop: int) -> None:
+        """See `Scan`: the piece's gradients get their place."""
+        base, gradients = self.rows.base, self._gradients
+        first = base.item(stop)
+        frames[:, f.GRADIENT_BASE] = gradients.add(base.item(start) - first) - first * gradients.stride
+
+    def products(self, start: int, stop: int) -> list[Products]:
+        """See `Scan`: those of all rows whose block is complete."""
+        base, gradients = self.rows.base, self._gradients
+        first = base.item(stop)
+        lines = self._lines.cut(first, base.item(start) + self._waiting, gradients.at)
+        found, self._waiting = self.sums.add(self.pack, lines, last=stop == 0)
+        linked = self.rows.active.item(stop) if stop else 0  # which the piece before reads
+        gradients.kept = max(self._waiting, linked)
+        return found
+
+
+def run_in_order(products: Sequence[Products]) -> None:
+    """One after the other."""
+    for product in products:
+        product()
