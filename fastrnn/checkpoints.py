@@ -3,7 +3,8 @@
 Forward runs piece after piece and keeps the states before each. Backward takes the pieces from the last to the first:
 it runs a piece's forward again, recording this time, goes back over it, adds its share to the parameters' gradients,
 and lets the piece's tape go. Cutting time changes no bits, and the backends add up the shares in an order that does not
-depend on the cuts (`contract.Sums`), so the gradients are those of a whole tape, to the bit where a backend has it so.
+depend on the cuts (`contract.Backend.sums`), so the gradients are those of a whole tape, to the bit where a backend has
+it so.
 
 What stays is x, which for a layer above the first is the output of the one below: with two directions it cannot be
 computed anew piece by piece, and in none is it more than a small part of what a whole tape keeps.

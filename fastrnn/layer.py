@@ -48,13 +48,13 @@ class Layer:
     def room(self, rows: Rows, width: int) -> Array:
         """A new (T, B, width) array of which a scan is to write every valid step; zero where there is none."""
         y = reuse.empty((rows.steps, rows.batch, width), self.dtype)
-        if not rows.full:
-            self.clear_padding(rows, y)
+        self.clear_padding(rows, y)
         return y
 
     def clear_padding(self, rows: Rows, y: Array) -> None:
         """Zero what stands past each row's end in (T, B, width)."""
-        self.backend.clear_padding(rows, y)
+        if not rows.full:
+            self.backend.clear_padding(rows, y)
 
     def forward(
         self, packs: Packs, rows: Rows, x: Array, y: Array, state: States | None, final: States, base: int

@@ -29,7 +29,7 @@ class Layout:
 
     def output(self, rows: Rows, width: int, batched: bool) -> tuple[Array, Array]:
         """A new y as the caller sees it, not initialised, and the same memory as (T, B, width)."""
-        if batched and not self.batch_first:  # as all of it is computed; each call comes here
+        if batched and not self.batch_first:  # the same, sooner: most short calls come here
             y = reuse.empty((rows.steps, rows.batch, width), self.dtype)
             return y, y
         shape, _ = self.shape(rows.steps, rows.batch, width, batched)

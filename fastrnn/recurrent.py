@@ -316,8 +316,7 @@ class Recurrent:
     def _output(self, rows: Rows, batched: bool) -> tuple[Array, Array]:
         """A new y as the caller sees it, and the same memory as (T, B, D*H), zero past each row's end."""
         y, yt = self._layout.output(rows, self._width, batched)
-        if not rows.full:
-            self._stack.layers[0].clear_padding(rows, yt)
+        self._stack.layers[0].clear_padding(rows, yt)
         return y, yt
 
     def _output_gradient(self, tape: Tape, dy: ArrayLike | None) -> Array:

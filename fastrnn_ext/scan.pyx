@@ -576,7 +576,7 @@ def run_on(
         fields[F_REVERSE] = reverse
         point_at(fields, F_X, x)
         point_at(fields, F_Y, y)
-        for k in range(len(final)):
+        for k in range(fields[F_STATES]):
             each = state_fields(fields, k)
             each[F_STATE_INITIAL] = 0 if zeros else part_of(state[k], at)
             each[F_STATE_FINAL] = part_of(final[k], at)

@@ -15,7 +15,8 @@ from sharing import share_everything
 from test_checkpoints import gradients
 
 import fastrnn
-from fastrnn.backends.tiled import backward, pack, scan
+from fastrnn.backends.tiled import backward, frame, pack, scan
+from fastrnn.reuse import address
 
 KINDS: dict[str, dict[str, Any]] = {
     "lstm": {},
@@ -66,11 +67,16 @@ def test_same_bits(backend: str, kind: str, lengths: str, monkeypatch: pytest.Mo
             found = gradients(layer, values, LENGTHS[lengths], every)
             for name, value in whole.items():
                 assert_same_bits(found[name], value, f"{name}, {rows} rows, every {every}")
-    for threads, rows_apart in ((2, 1), (2, 100), (3, 2)):
-        with share_everything(rows_apart), fastrnn.threads(threads):
-            found = gradients(layer, values, LENGTHS[lengths], None)
-        for name, value in whole.items():
-            assert_same_bits(found[name], value, f"{name}, {threads} threads")
+    seen = watched(monkeypatch)
+    for threads, rows_apart, rows in ((2, 1, 7), (2, 100, 7), (3, 2, 40), (3, 100, 40), (2, 100, 64)):
+        cut(monkeypatch, rows)
+        for every in (None, 25):
+            seen.clear()
+            with share_everything(rows_apart), fastrnn.threads(threads):
+                found = gradients(layer, values, LENGTHS[lengths], every)
+            assert len(seen) > 1 or lengths in ("none", "one long")
+            for name, value in whole.items():
+                assert_same_bits(found[name], value, f"{name}, {threads} threads, {rows} rows, every {every}")
     weights = layer._packs()[0].weight_count
     monkeypatch.setattr(pack, "PIECE", 4 * weights)  # four rows of six, and of each one step
     other = make_layer(kind, 5, 8, backend=backend, **KINDS[kind])
@@ -156,13 +162,17 @@ def test_a_short_scan_is_one_piece(backend: str, monkeypatch: pytest.MonkeyPatch
 
 def test_rows_of_a_piece() -> None:
     """As many as a cache holds beside the weights; more of small cells, large ones and for more threads."""
-    cases = {(64, 128): 372, (4, 4): 260_416, (512, 512): 2048, (2048, 2048): 2048}
-    for (inputs, hidden), rows in cases.items():
+    many = 10**9
+    for (inputs, hidden), one, three in (((64, 128), 372, 1116), ((4, 4), 131_072, 131_072), ((512, 512), 2048, 2048)):
         held = fastrnn.LSTM(inputs, hidden, backend="numba")._packs()[0]
-        count = held.weight_count
-        for total, members, work in ((10**9, 1, 0), (10**9, 3, 0), (10**9, 3, 10**8 * count), (3 * rows, 1, 0)):
-            expected = total if total == 3 * rows else max(members * rows, work // count)
-            assert backward.piece_rows(held, total, members, work) == expected
+        assert backward.piece_rows(held, many, 1, 0) == one
+        assert backward.piece_rows(held, many, 3, 0) == three
+        most = backward.MOST_BYTES // held.gradient_stride
+        assert backward.piece_rows(held, many, 1, (one + 1) * held.weight_count) == min(one + 1, most)
+        assert backward.piece_rows(held, many, 1, many * held.weight_count) == most
+        whole = min(3 * one, most)  # three pieces would take longer than one
+        assert backward.piece_rows(held, whole, 1, 0) == whole
+        assert backward.piece_rows(held, whole + 1, 1, 0) == one
 
 
 @compiled
@@ -184,3 +194,12 @@ def test_who_has_gone_to_sleep_is_called_before_the_next_piece(backend: str, mon
     with share_everything(2), fastrnn.threads(2):
         layer.backward(tape, y)
     assert done == ["run", *["gather", "run"] * (5 - 1 + 3)]
+
+
+@compiled
+def test_what_two_threads_make_at_once_stays(backend: str) -> None:
+    """Both make the frames of the products, and one of them stays: what it points at must, too."""
+    held = fastrnn.LSTM(3, 4, backend=backend)._packs()[0]
+    make: Any = type(held).__dict__["gradient_calls"].make
+    for frames, _ in (make(held), make(held)):
+        assert frames[-1, frame.OUTER_A] in [address(array) for array in held._held]

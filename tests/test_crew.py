@@ -415,17 +415,29 @@ def test_what_cannot_begin_alone_waits(more: int, length: int, waits: bool, asle
     assert native.expect.called == (waits and asleep)
 
 
-@pytest.mark.parametrize(("more", "alone", "waits"), [(1, 0.0, True), (0, 0.0, False), (1, 1e9, False)])
-def test_a_further_piece_waits_for_those_it_wakes(more: int, alone: float, waits: bool) -> None:
-    """Whoever woke them, if it is long enough; not where there is no processor for them."""
-    for asleep in (True, False):
-        native = mock.Mock(rouse=mock.Mock(return_value=asleep))
-        crew = Crew(native)
-        crew._workers = [mock.Mock()]
-        crew._alone_until = alone
-        crew.gather(1, crews.WORTH_EXPECTING + more)
-        assert crew._workers[0].wake.called == asleep
-        assert native.expect.called == waits
+@pytest.mark.parametrize("asleep", [True, False])
+@pytest.mark.parametrize(
+    ("more", "pause", "waits"), [(1, None, True), (0, None, False), (1, -9.0, True), (1, 9.0, False)]
+)
+def test_a_further_piece_waits_for_those_it_wakes(more: int, pause: float | None, waits: bool, asleep: bool) -> None:
+    """Whoever woke them, if it is long enough; for a while it wakes nobody where there is no processor for them."""
+    native = mock.Mock(rouse=mock.Mock(return_value=asleep))
+    crew = Crew(native)
+    crew._workers = [mock.Mock()]
+    crew._alone_until = 0.0 if pause is None else time.perf_counter() + pause
+    crew.gather(1, crews.WORTH_EXPECTING + more)
+    assert crew._workers[0].wake.called == (asleep and pause != 9.0)
+    assert native.expect.called == waits
+
+
+def test_who_does_not_come_was_woken_in_vain() -> None:
+    """Each time that a piece has waited for him; after some of them no other does."""
+    native = mock.Mock(rouse=mock.Mock(return_value=False), expect=mock.Mock(return_value=False))
+    crew = Crew(native)
+    crew._workers = [mock.Mock()]
+    for _ in range(10):
+        crew.gather(1, 2 * crews.WORTH_EXPECTING)
+    assert native.expect.call_count == crews.IN_VAIN
 
 
 def _noted(seen: list[int], found: int) -> int:

@@ -36,7 +36,7 @@ def test_every_element(backend: str, cell: str, case: str) -> None:
 
 @pytest.mark.parametrize("cell", ["lstm", "gru_reset_before", "lstm_projected"])
 def test_in_parts(backend: str, cell: str) -> None:
-    """The rows handed out in parts."""
+    """The rows handed out in parts as they are recorded."""
     check_scan_gradients(backend_of(backend), cell, SMALL_CASES["lengths"], parts=[(2, 3), (0, 2), (3, 4)])
 
 

@@ -260,7 +260,7 @@ def test_many_steps(backend: str, kind: str) -> None:
 @pytest.mark.parametrize("cell", [kind for kind in KINDS if " " not in kind])
 @every_dtype
 def test_parts(backend: str, cell: str, dtype: str, parts: list[tuple[int, int]]) -> None:
-    """The rows of one scan handed out in parts: everything that is written, the parameters' gradients included."""
+    """The rows of a forward scan handed out in parts: everything that is written, by backward, too, from its tape."""
     scan = draw_scan(cell, CASES["lengths-reverse"])
     whole = run_scan(backend_of(backend), scan, dtype, gradients=True)
     assert_rows(run_scan(backend_of(backend), scan, dtype, parts, gradients=True), whole, "in parts")

@@ -170,10 +170,10 @@ class NumpyBackend:
     def backward(
         self, tape: NumpyTape, dy: Array, dfinal: States, dx: Array, dstate: States, sums: NumpySums
     ) -> _Backward:
-        """A backward scan over these buffers; its work is (valid steps, gradient columns side by side)."""
+        """A backward scan over these buffers."""
         pack = tape.pack
         columns = pack.columns
-        work = np.empty((tape.rows.total, columns[-1].stop if columns else 0), pack.dtype)
+        work = np.empty((tape.rows.total, columns[-1].stop if columns else 0), pack.dtype)  # columns side by side
         inputs = [columns[index] for index in pack.plan.input_columns]
 
         def run(low: int, high: int) -> None:
@@ -187,7 +187,7 @@ class NumpyBackend:
                 for k, values in enumerate(carry):
                     dstate[k][steps.places] = values
 
-        return _Backward(run, 2 * tape.rows.total * pack.weight_count, sums.tasks(tape, work))
+        return _Backward(tape.rows, run, 2 * tape.rows.total * pack.weight_count, sums.tasks(tape, work))
 
     def sums(self, into: Mapping[str, Array], total: int) -> NumpySums:
         """See the contract."""
@@ -244,11 +244,12 @@ class _Scan:
 class _Backward(_Scan):
     """A backward scan, and what is to be done when it has been run for all rows."""
 
-    def __init__(self, run: Part, work: int, tasks: list[Task]) -> None:
+    def __init__(self, rows: Rows, run: Part, work: int, tasks: list[Task]) -> None:
         super().__init__(run, work)
-        self.tasks = tasks
+        self.rows, self.tasks = rows, tasks
 
     def __call__(self, low: int, high: int) -> None:
+        assert (low, high) == (0, self.rows.batch)
         self.run(low, high)
         for task in self.tasks:
             task()

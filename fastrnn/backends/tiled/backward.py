@@ -1,7 +1,7 @@
 """Backward scans: a piece of time goes back, then what it leaves goes into the weight gradients, and so on.
 
-So the gates' gradients of all steps are never there at once. Those of a piece are still in a cache when the weight
-gradients read them, and their memory is that of the piece before.
+So a long scan never holds the gates' gradients of all steps. Where the weights are small those of a piece are still in
+a cache when the weight gradients read them; their memory is that of the piece before.
 """
 
 from __future__ import annotations
@@ -23,21 +23,23 @@ from fastrnn.threads import checkpoint
 if TYPE_CHECKING:
     from fastrnn.backends.tiled.backend import Tape
 
-# A piece has at least so many rows. Where its gradients and those of the weights fit in a second cache, that is what it
-# gets; else the gradients of all weights come from farther away in every piece, and it has to be long for that.
-PIECE_BYTES, NEAR_ROWS, FAR_ROWS = 768 * 1024, 2 * BLOCK, 16 * BLOCK
-NEAR_BYTES = 600 * 1024  # of weights
-PIECE_WORK = 100_000_000  # and so many multiply-adds, some milliseconds: to begin a piece takes some 30 us
+# Where the gradients of the weights fit in a second cache a piece is about what fits beside them, but at least so many
+# rows, and so much work for each thread: some milliseconds, for to begin a piece takes some 30 us. Else the weights'
+# gradients come from farther away in every piece, and it has to be long for that.
+NEAR_BYTES, PIECE_BYTES, NEAR_ROWS, PIECE_WORK = 600 * 1024, 768 * 1024, 2 * BLOCK, 100_000_000
+FAR_ROWS = 16 * BLOCK
 WHOLE = 3  # so many pieces would take longer than one
+MOST_BYTES = 32 << 20  # of gradients, where these are not fewer rows than the least
 
 
 def piece_rows(pack: TiledPack, total: int, members: int, least_work: int) -> int:
-    """How many of all rows a piece has that so many threads share; its products have ``least_work`` at least."""
+    """How many of all rows a piece has that so many threads share; its products have ``least_work`` if they can."""
     count, stride = pack.weight_count, pack.gradient_stride
     near = count * pack.dtype.itemsize <= NEAR_BYTES
-    rows = max(NEAR_ROWS, PIECE_BYTES // stride) if near else FAR_ROWS
-    piece = max(members * max(rows, PIECE_WORK // (3 * count)), least_work // count)
-    return total if total <= WHOLE * piece else piece
+    rows = members * max(NEAR_ROWS, PIECE_BYTES // stride, PIECE_WORK // (3 * count)) if near else FAR_ROWS
+    most = max(members * NEAR_ROWS, MOST_BYTES // stride)
+    piece = min(max(rows, least_work // count), most)
+    return total if total <= min(WHOLE * piece, most) else piece
 
 
 class GradientRows:
@@ -56,15 +58,15 @@ class GradientRows:
     def __init__(self, begin: int, rows: int, stride: int) -> None:
         """So many rows from the address ``begin`` on."""
         self.stride, self.kept = stride, 0
-        self._begin = begin
-        self.at = self._end = begin + rows * stride
+        self._low = begin
+        self.at = self._high = begin + rows * stride
 
     def add(self, count: int) -> int:
         """Make room for so many rows before those that are kept; the address of the first of them."""
-        if self.at - count * self.stride < self._begin:
+        if self.at - count * self.stride < self._low:
             size = self.kept * self.stride
-            ctypes.memmove(self._end - size, self.at, size)
-            self.at = self._end - size
+            ctypes.memmove(self._high - size, self.at, size)
+            self.at = self._high - size
         self.at -= count * self.stride
         return self.at
 
@@ -78,13 +80,14 @@ class BackwardScan(Scan):
         self.row_work *= 2
 
     def __call__(self, low: int, high: int) -> None:
-        """Everything, by this thread alone. It must be all rows that are asked for."""
+        """Everything, by this thread alone: it must be all rows that are asked for."""
+        assert (low, high) == (0, self.rows.batch)
         self.alone(run_in_order)
 
     def alone(self, add_up: Callable[[Sequence[Products]], None], least_work: int = 0) -> None:
         """Everything, the scan by this thread alone; ``add_up`` runs products, if it can of so much work at least."""
         batch, most = self.rows.batch, self.most
-        self.begin(1, least_work)
+        self.make_room(1, least_work)
         ranges = [(low, min(low + most, batch)) for low in range(0, max(batch, 1), most)]
         for start, stop in self.times(min(batch, most)):
             self.prepare(self.frame[None], start, stop)
@@ -93,7 +96,7 @@ class BackwardScan(Scan):
                 checkpoint()
             add_up(self.products(start, stop))
 
-    def begin(self, members: int, least_work: int = 0) -> None:
+    def make_room(self, members: int, least_work: int = 0) -> None:
         """See `Scan`: room for the gradients of a piece and of the states."""
         pack, rows = self.pack, self.rows
         self._piece_rows = piece_rows(pack, rows.total, members, least_work)
@@ -104,7 +107,7 @@ class BackwardScan(Scan):
             self.frame[fields + f.ADJOINT_BASE] = carry
         self._gradients = GradientRows(begin, count, pack.gradient_stride)
         self._lines = lines_of(self.tape, begin)
-        self._waiting = 0  # of the rows that are kept, so many are not in the sums yet
+        self._again = 0  # so many of the rows that are kept are to be given to the sums again
 
     def times(self, rows: int, first: int = 0) -> Iterator[tuple[int, int]]:
         """As for any scan, but from the last step to the first, and in pieces for which there is room."""
@@ -113,9 +116,9 @@ class BackwardScan(Scan):
         for early, late in super().times(rows, first):
             start, stop = longest - early, longest - late
             while not whole and base[start] - base[stop] > self._piece_rows:
-                fits = int(base.searchsorted(base[start] - self._piece_rows))
-                yield start, min(fits, start - 1)
-                start = min(fits, start - 1)
+                end = min(int(base.searchsorted(base[start] - self._piece_rows)), start - 1)
+                yield start, end
+                start = end
             if start > stop or not longest:
                 yield start, stop
 
@@ -133,10 +136,10 @@ class BackwardScan(Scan):
         """See `Scan`: those of all rows whose block is complete."""
         base, gradients = self.rows.base, self._gradients
         first = base.item(stop)
-        lines = self._lines.cut(first, base.item(start) + self._waiting, gradients.at)
-        found, self._waiting = self.sums.add(self.pack, lines, last=stop == 0)
+        lines = self._lines.cut(first, base.item(start) + self._again, gradients.at)
+        found, self._again = self.sums.add(self.pack, lines, last=stop == 0)
         linked = self.rows.active.item(stop) if stop else 0  # which the piece before reads
-        gradients.kept = max(self._waiting, linked)
+        gradients.kept = max(self._again, linked)
         return found
 
 

@@ -45,8 +45,8 @@ SOON = 0.002  # seconds within which calls come one upon the other
 FARTHER = 0.45  # how much more a call has to be worth, once, for every time that processors are farther apart
 # More long waits than these, one in eight steps or a quarter of the time, and a thread of the team had no processor.
 WAITS_PER_STEP, WAITS_PER_WORK = 1 / 8, 1 / 6_000_000
-STRIKES, FORGIVEN = 3.0, 0.1  # so many calls with a thread that had no processor; what a good call makes up for
-IN_VAIN = 3  # so many wakings of workers that no call has found awake
+STRIKES, FORGIVEN = 3.0, 0.1  # so many pieces with a thread that had no processor; what a good one makes up for
+IN_VAIN = 3  # so many wakings of workers that no piece of a call has found awake
 PAUSE = 0.1  # seconds for which calls then go on alone
 WAITING = 9 / 8  # how much longer than all together some may be at work before products are cut, which costs 2 %
 WORTH_APART = 2_500_000  # multiply-adds in each thread for which rows of their own are worth making ready: some 60 us
@@ -171,13 +171,17 @@ class Crew:
 
         Whoever was done with his part of the piece before a millisecond earlier than the others has gone to sleep.
         """
+        now = time.perf_counter()
+        if now < self._alone_until:
+            return
         self.wake(count)
-        if work > WORTH_EXPECTING and not self._alone_until:
+        if work > WORTH_EXPECTING and now >= self._alone_until:
             self._expect(count)
 
     def _expect(self, count: int) -> None:
         """Wait for those who are being woken, for a while."""
-        all(self.native.expect(worker.box, COMING) for worker in self._workers[:count])
+        if not all(self.native.expect(worker.box, COMING) for worker in self._workers[:count]):
+            self._in_vain += 1
 
     def seen(self, members: int) -> None:
         """So many have taken part in a call."""
@@ -231,11 +235,8 @@ class Crew:
                 self.share(scans, members, apart)
                 return
         for part in parts:
-            if isinstance(part, BackwardScan):
-                if threads == 1:
-                    part.alone(run_in_order)
-                else:
-                    part.alone(partial(self.run_products, threads=threads), WORTH_WAKING)
+            if threads > 1 and isinstance(part, BackwardScan):
+                part.alone(partial(self.run_products, threads=threads), WORTH_WAKING)
             else:
                 part(0, rows.batch)
 
@@ -250,7 +251,7 @@ class Crew:
     def _shared(self, scan: Scan, members: int) -> None:
         """One scan by a team."""
         batch = scan.rows.batch
-        scan.begin(members)
+        scan.make_room(members)
         frames, held = scan.copies(members, batch, members)
         counters = aligned((members, f.COUNTER_BYTES // 8), INT64)
         frames[:, f.COUNTERS] = address(counters)
@@ -275,7 +276,7 @@ class Crew:
         ends = cuts(rows, pieces, scans[0].most)
         tallest = max(high - low for low, high in ends)
         for scan in scans:
-            scan.begin(members)
+            scan.make_room(members)
         made = [scan.copies(len(ends), tallest) for scan in scans]
         frames = np.concatenate([frames for frames, _ in made])
         own = frames.reshape(len(scans), len(ends), -1)

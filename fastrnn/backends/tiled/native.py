@@ -18,7 +18,10 @@ KernelOf = tuple[int, int]  # a kernel's address and its first argument
 
 
 class Native(Protocol):
-    """The operations. Frames, boxes and ranges are C-contiguous int64; all calls give up the interpreter's lock.
+    """The operations. Frames, boxes and ranges are C-contiguous int64.
+
+    Whatever runs a kernel or waits gives up the interpreter's lock meanwhile, but for `brief_step`.
+
 
     ``halves`` says whether the processor takes vectors of 64 bytes in two halves, as a Zen 4 does.
     """

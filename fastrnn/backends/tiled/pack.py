@@ -208,11 +208,6 @@ class TiledPack:
         return self.native.weight_gradient(self.dtype)
 
     @lazy
-    def one(self) -> Array:
-        """The factor of sums of rows."""
-        return np.ones(1, self.dtype)
-
-    @lazy
     def operand_widths(self) -> dict[Place, int]:
         """What products multiply, x first: by its place how many bytes a row has of it."""
         from fastrnn.backends.tiled.parts import X
@@ -245,7 +240,8 @@ class TiledPack:
             frame[f.OUTER_INTO], frame[f.OUTER_INTO_STRIDE] = part.row * part.width * size, part.width * size
             frame[f.OUTER_WIDTH] = part.width
         sums = frames[-1]
-        sums[f.OUTER_A], sums[f.OUTER_INTO_STRIDE] = address(self.one), self.gradient_stride
+        self._place(sums, f.OUTER_A, np.ones(1, self.dtype))
+        sums[f.OUTER_INTO_STRIDE] = self.gradient_stride
         sums[f.OUTER_WIDTH] = self.gradient_stride // size
         ranges[:, 1] = [*[part.rows for part in parts], 1]
         return frames, ranges

@@ -19,7 +19,7 @@ HEADS = 5  # short pieces of time in which workers may come that are being woken
 
 
 class Scan:
-    """One scan over its buffers: run(low, high). Runs of disjoint rows may be under way at once."""
+    """One scan over its buffers: run(low, high). Of a forward scan runs of disjoint rows may be under way at once."""
 
     def __init__(self, pack: TiledPack, frame: Array, rows: Rows, held: Any) -> None:
         self.native, self.frame, self.rows = pack.native, frame, rows
@@ -70,7 +70,7 @@ class Scan:
         frames[:, f.SCRATCH] = scratch.at
         return frames, scratch
 
-    def begin(self, members: int) -> None:
+    def make_room(self, members: int) -> None:
         """So many threads are to run it, in pieces of `times`."""
 
     def prepare(self, frames: Array, start: int, stop: int) -> None:

@@ -1,8 +1,8 @@
 """The weight gradients of a scan: sums of products over all of its rows, whole or piece after piece of time.
 
 Rows are added in blocks of compact numbers (see `outer`), from the last block to the first. Pieces come in that order,
-too, but end anywhere: the rows of a block that is not complete yet are copied and wait for the piece before. So the
-additions, and with them the bits, are the same however time is cut.
+too, but end anywhere: the rows of a block that is not complete yet wait for the piece before, where they are or, when
+a tape ends, as copies. So the additions, and with them the bits, are the same however time is cut.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fastrnn.backends.tiled.backend import Tape
 
 Range = tuple[int, int, int, int]  # of a call: the rows of the gradient, whether it is added to, the rows of the scan
+KEPT = 4096  # offsets of rows with a fixed stride
 LEAST_ROWS = 48  # of a weight's gradient in one call: each call copies the other factor once more
 
 
@@ -145,7 +146,7 @@ def _nothing() -> None:
 
 
 class TiledSums:
-    """See `fastrnn.backends.contract.Sums`."""
+    """See `fastrnn.backends.contract.Backend.sums`."""
 
     def __init__(self, into: Mapping[str, Array], total: int) -> None:
         self.into = into
@@ -168,6 +169,8 @@ class TiledSums:
         for turn, run in enumerate(runs):
             products.append(self._products(pack, run, turn))
             self._more = 1
+        if products and self._begin == 0 and self._vectors is not None:
+            products[-1].finish = partial(self._hand_out, pack, self._vectors)
         return products, again
 
     def _runs(self, lines: Lines, last: bool) -> tuple[list[Lines], int]:
@@ -198,21 +201,19 @@ class TiledSums:
         for part in pack.weight_parts:
             base, table, _ = lines.operands[part.place]
             places.append((gradient, 0, base, table, count, self._at[part.weight]))
-        finish, offsets = _nothing, None
+        offsets = None
         if "bias" in into or any(name in into for name in pack.plan.vector_columns):
             width = lines.stride // pack.dtype.itemsize
             if self._vectors is None:
                 self._vectors = np.zeros(width, pack.dtype)
             offsets = _multiples(count, lines.stride)  # the sum of all rows, as a product with ones
             places.append((0, 0, gradient, address(offsets), count, address(self._vectors)))
-            if self._begin == 0:
-                finish = partial(self._hand_out, pack, self._vectors)
             work += width
         frames, ranges = pack.gradient_calls
         frames, ranges = frames[: len(places)].copy(), ranges[: len(places)].copy()
         frames[:, f.OUTER_A : f.OUTER_INTO + 1] += np.array(places, np.int64)
         ranges[:, 2:] = self._more, count
-        return Products(pack.native, frames, ranges, work * count, turn, finish, (lines, offsets, self))
+        return Products(pack.native, frames, ranges, work * count, turn, _nothing, (lines, offsets, self))
 
     def _hand_out(self, pack: TiledPack, sums: Array) -> None:
         """Each vector's part of the sums."""
@@ -247,13 +248,13 @@ def lines_of(tape: Tape, gradient: int) -> Lines:
 
 
 def _multiples(count: int, step: int) -> Array:
-    """0, step, 2 step and so on: the offsets of rows with a fixed stride. Short tables are kept."""
-    return _short_table(count, step) if count <= 4096 else np.arange(0, count * step, step, dtype=np.int64)
+    """0, step, 2 step and so on: the offsets of rows with a fixed stride."""
+    return _first_multiples(step)[:count] if count <= KEPT else np.arange(0, count * step, step, dtype=np.int64)
 
 
 @lru_cache(maxsize=16)
-def _short_table(count: int, step: int) -> Array:
-    return np.arange(0, count * step, step, dtype=np.int64)
+def _first_multiples(step: int) -> Array:
+    return np.arange(0, KEPT * step, step, dtype=np.int64)
 
 
 def _copied(lines: Lines, after: Lines | None) -> Lines:
