@@ -40,9 +40,9 @@ def rows_of(case: tuple[int, list[int]]) -> Rows:
 
 def python(name: str) -> Any:
     """A function of the scan as Python: itself where nothing is compiled, else what was compiled."""
-    from fastrnn.backends.numba_ import host, scan
+    from fastrnn.backends.numba_ import rows, scan
 
-    function = getattr(host if hasattr(host, name) else scan, name)
+    function = getattr(scan if hasattr(scan, name) else rows, name)
     return getattr(function, "py_func", function)
 
 

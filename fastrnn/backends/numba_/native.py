@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from fastrnn.backends.numba_ import host, scan
+from fastrnn.backends.numba_ import host, rows, scan
 from fastrnn.backends.numba_.compile import address_of, compiled_for
 from fastrnn.backends.numba_.objects import ObjectType
 from fastrnn.backends.numba_.target import halves, target
@@ -73,10 +73,10 @@ _HOST = {
     "volley": (host.volley, (_OBJECT, _WHOLE)),
     "point": (host.point, (_OBJECT, _WHOLE, _OBJECT, _WHOLE, _OBJECT)),
     "room": (host.room, (_OBJECT, *[_WHOLE] * 3)),
-    "sort_rows": (host.sort_rows, (_OBJECT, _WHOLE, _OBJECT)),
-    "clear_padding": (host.clear_padding, (_OBJECT, _OBJECT, _WHOLE)),
-    "step_offsets": (host.step_offsets, (_OBJECT, _OBJECT, types.boolean, _WHOLE, _WHOLE)),
-    "history_offsets": (host.history_offsets, (_OBJECT, _OBJECT, _WHOLE)),
+    "sort_rows": (rows.sort_rows, (_OBJECT, _WHOLE, _OBJECT)),
+    "clear_padding": (rows.clear_padding, (_OBJECT, _OBJECT, _WHOLE)),
+    "step_offsets": (rows.step_offsets, (_OBJECT, _OBJECT, types.boolean, _WHOLE, _WHOLE)),
+    "history_offsets": (rows.history_offsets, (_OBJECT, _OBJECT, _WHOLE)),
 }
 
 
