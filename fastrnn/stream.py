@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrnn import checks
-from fastrnn.backends.contract import Array, StepOf
+from fastrnn.backends.contract import Array, States, StepOf
 from fastrnn.layout import plain_rows
 from fastrnn.threads import renew_after_fork
 
@@ -49,12 +49,13 @@ class Stream:
             )
         self.layer = layer
         self.batch_size = batch_size = checks.size("batch_size", batch_size, most=1 << 31)
+        self._backend = layer._stack.layers[0].backend
         self._packs: Any = None
         self._current = layer._packs
         self._rows = plain_rows(1, batch_size)
         self._lock = threading.Lock()
         renew_after_fork(self)
-        self._states = (layer._states.zeros(batch_size), layer._states.zeros(batch_size))
+        self._states = (self._room(), self._room())
         self._turn = 0  # which of them holds; a step writes the other one, so that nothing is half done
         self._dtype = layer.dtype
         self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {  # of x and of the y that it gets
@@ -177,9 +178,14 @@ class Stream:
     def __repr__(self) -> str:
         return f"<Stream of {self.batch_size} sequences of {self.layer!r}>"
 
+    def _room(self) -> States:
+        """Room for the states, zero, as the backend's steps like it."""
+        layout, backend = self.layer._states, self._backend
+        return tuple([backend.state_room((layout.count, self.batch_size, w), layout.dtype) for w in layout.widths])
+
     def _bind(self, packs: Any) -> None:
         """Make a step ready from each of the states to the other."""
-        backend, (one, other) = self.layer._stack.layers[0].backend, self._states
+        backend, (one, other) = self._backend, self._states
         self._steps = (
             backend.steps(packs, self._rows, one, other),
             backend.steps(packs, self._rows, other, one),

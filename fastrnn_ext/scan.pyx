@@ -171,10 +171,10 @@ cdef inline int64_t *state_fields(int64_t *frame, int64_t k) noexcept nogil:
 
 
 cdef void carve(int64_t *frame, int64_t low, int64_t high, int64_t at) noexcept nogil:
-    """Give the states and the kept values of rows low .. high - 1 their places from the address ``at`` on."""
+    """Give the states, unless they stay in place, and kept values of rows low .. high - 1 places from ``at`` on."""
     cdef int64_t k, rows = high - low
     cdef int64_t *state
-    for k in range(frame[F_STATES]):
+    for k in range(frame[F_STATES] if frame[F_IN_PLACE] == 0 else 0):
         state = state_fields(frame, k)
         state[F_STATE_BASE] = at - low * state[F_STATE_STRIDE]
         at += 2 * rows * state[F_STATE_STRIDE]
@@ -187,17 +187,17 @@ cdef void load_states(
     int64_t stride) noexcept nogil:
     """Copy the rows of each state from the caller's arrays, zeros where there are none, to the buffer that the fields
     name."""
-    cdef int64_t k, r, count, into
+    cdef int64_t k, r, count, into, row
     cdef int64_t *state
     for k in range(frame[F_STATES]):
         state = state_fields(frame, k)
-        count = state[F_STATE_BYTES]
+        count, row = state[F_STATE_BYTES], state[initial + 1]
         for r in range(low, high):
             into = state[base] + r * state[stride]
             if state[initial] == 0:
                 memset(words(into), 0, count)
             else:
-                memcpy(words(into), words(state[initial] + order[r] * count), count)
+                memcpy(words(into), words(state[initial] + order[r] * row), count)
 
 
 cdef void store_final(
@@ -212,7 +212,7 @@ cdef void store_final(
         count = state[F_STATE_BYTES]
         for r in range(low, high):
             row = state_row(record, frame[F_SPAN], base, lengths[r]) + r
-            memcpy(words(state[F_STATE_FINAL] + order[r] * count),
+            memcpy(words(state[F_STATE_FINAL] + order[r] * state[F_STATE_FINAL_ROW]),
                    words(state[F_STATE_BASE] + row * state[F_STATE_STRIDE]), count)
 
 
@@ -224,7 +224,7 @@ cdef void store_adjoints(int64_t *frame, const int64_t *order, int64_t low, int6
         state = state_fields(frame, k)
         count = state[F_STATE_BYTES]
         for r in range(low, high):
-            memcpy(words(state[F_ADJOINT_FINAL] + order[r] * count),
+            memcpy(words(state[F_ADJOINT_FINAL] + order[r] * state[F_ADJOINT_FINAL_ROW]),
                    words(state[F_ADJOINT_BASE] + r * state[F_ADJOINT_STRIDE]), count)
 
 
@@ -236,8 +236,12 @@ cdef void point_states(int64_t *frame, const int64_t *base, int64_t step, int64_
     cdef int64_t *state
     for k in range(frame[F_STATES]):
         state = state_fields(frame, k)
-        state[F_STATE_IN] = state[F_STATE_BASE] + before * state[F_STATE_STRIDE]
-        state[F_STATE_OUT] = state[F_STATE_BASE] + after * state[F_STATE_STRIDE]
+        if frame[F_IN_PLACE] != 0:
+            state[F_STATE_IN] = state[F_STATE_INITIAL] + low * state[F_STATE_STRIDE]
+            state[F_STATE_OUT] = state[F_STATE_FINAL] + low * state[F_STATE_STRIDE]
+        else:
+            state[F_STATE_IN] = state[F_STATE_BASE] + before * state[F_STATE_STRIDE]
+            state[F_STATE_OUT] = state[F_STATE_BASE] + after * state[F_STATE_STRIDE]
 
 
 # Kernels --------------------------------------------------------------------------------------------------------------
@@ -275,11 +279,12 @@ cdef void forward_steps(
     cdef const int64_t *base = words(frame[F_BASE])
     cdef int64_t here = address_of(frame), most = greater(frame[F_CHUNK], high - low)
     cdef bint record = frame[F_RECORD] != 0, reverse = frame[F_REVERSE] != 0
+    cdef bint copies = frame[F_IN_PLACE] == 0 and frame[F_MEMBER] == 0
     cdef bint ragged = stop > start and active[frame[F_LONGEST] - 1] < frame[F_BATCH]
     cdef int64_t step = start, end, s, rows, at, last
     cdef int64_t *x_offsets = words(first + room * (frame[F_PROJECTED_STRIDE] + 16 * frame[F_MEMBER]))
     cdef int64_t *y_offsets = x_offsets + room
-    if start == 0 and frame[F_MEMBER] == 0:
+    if start == 0 and copies:
         load_states(frame, order, low, high, F_STATE_INITIAL, F_STATE_BASE, F_STATE_STRIDE)
     frame[F_X_OFFSETS] = address_of(x_offsets)
     while step < stop:
@@ -307,7 +312,7 @@ cdef void forward_steps(
             cell.stages[F_FORWARD_STEP](here, 0, last - low)
             at += last - low
         step = end
-    if stop == frame[F_LONGEST] and frame[F_MEMBER] == 0:
+    if stop == frame[F_LONGEST] and copies:
         store_final(frame, order, lengths, base, low, high)
 
 
@@ -544,11 +549,11 @@ cdef inline int64_t data(cnp.ndarray array) noexcept:
 
 
 cdef inline void point_at(int64_t *frame, int64_t field, cnp.ndarray array) noexcept:
-    """Write an array's address into a field of the frame, and its first two strides, those of x, into the next two."""
+    """Write an array's address into a field of the frame, the strides of all axes but the last into the next ones."""
+    cdef int axis
     frame[field] = data(array)
-    if cnp.PyArray_NDIM(array) == 3:
-        frame[field + 1] = cnp.PyArray_STRIDE(array, 0)
-        frame[field + 2] = cnp.PyArray_STRIDE(array, 1)
+    for axis in range(cnp.PyArray_NDIM(array) - 1):
+        frame[field + 1 + axis] = cnp.PyArray_STRIDE(array, axis)
 
 
 def point(
@@ -578,8 +583,11 @@ def run_on(
         point_at(fields, F_Y, y)
         for k in range(fields[F_STATES]):
             each = state_fields(fields, k)
-            each[F_STATE_INITIAL] = 0 if zeros else part_of(state[k], at)
-            each[F_STATE_FINAL] = part_of(final[k], at)
+            if zeros:
+                each[F_STATE_INITIAL] = 0
+            else:
+                point_at_part(each, F_STATE_INITIAL, state[k], at)
+            point_at_part(each, F_STATE_FINAL, final[k], at)
         with nogil:
             call(address_of(fields), 0, fields[F_BATCH], 0, fields[F_LONGEST])
         if failed(fields):
@@ -588,9 +596,10 @@ def run_on(
         free(fields)
 
 
-cdef inline int64_t part_of(cnp.ndarray array, int64_t at) except? -1:
-    """The address of one part of an array along its first axis."""
-    return data(array) + at * cnp.PyArray_STRIDE(array, 0)
+cdef inline void point_at_part(int64_t *frame, int64_t field, cnp.ndarray array, int64_t at) noexcept:
+    """`point_at` for the part ``at`` of an array of three axes, along its first one."""
+    frame[field] = data(array) + at * cnp.PyArray_STRIDE(array, 0)
+    frame[field + 1] = cnp.PyArray_STRIDE(array, 1)
 
 
 def run(cnp.ndarray frame not None, int64_t low, int64_t high, int64_t start, int64_t stop):

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import any_cell
+from cases import any_cell, compiled
 from sharing import share_everything
 
 import fastrnn
 from fastrnn.backends import load, numpy_
 from fastrnn.backends.tiled import crew, pack
+from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.steps import LongSteps
+from fastrnn.reuse import address
 
 T, B, I, H = 9, 3, 4, 6  # noqa: E741
 KINDS = {
@@ -269,6 +271,26 @@ def test_a_step_of_very_many_rows_is_cut(
     assert_same(layer, np.stack([*map(stream.step, x)]), whole)
     if backend != "numpy":
         assert isinstance(stream._steps[0], LongSteps)
+
+
+@compiled
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("batch", [1, B])
+def test_a_step_uses_the_states_where_they_are(backend: str, name: str, batch: int, x: np.ndarray) -> None:
+    """It copies none of them, and writes whole vectors: each row has a cache line of its own at least."""
+    layer = KINDS[name](num_layers=2, backend=backend)
+    stream = layer.stream(batch)
+    for x_t, turn in zip(x[:4, :batch], (0, 1, 0, 1), strict=True):
+        stream.step(x_t)
+        frames = stream._steps[turn]._frames[:, 0]
+        for k, (before, after) in enumerate(zip(stream._states[turn], stream._states[1 - turn], strict=True)):
+            fields = f.FIRST_STATE + f.STATE_FIELDS * k
+            for layer_frame, p, q in zip(frames, before, after, strict=True):
+                assert layer_frame[fields + f.STATE_IN] == address(p[0])
+                assert layer_frame[fields + f.STATE_OUT] == address(q[0])
+                assert address(p[0]) % 64 == address(q[0]) % 64 == 0
+                assert p.strides[0] == q.strides[0] == layer_frame[fields + f.STATE_STRIDE]
+                assert p.strides[0] % 64 == 0
 
 
 def test_a_cut_step_into_its_own_input(backend: str, x: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,16 +12,19 @@ x         (T, B, I)     caller; last axis       read
                         contiguous
 y         (T, B, O)     caller; last axis       written where t < length of the row; left alone elsewhere.
                         contiguous              A time stride of 0 is allowed: the last step written stays
-state     (B, S_k) each caller, C-contiguous    read; the states before the first step. None: zeros
-final     (B, S_k) each caller, C-contiguous    written: the states after each row's last step; a row of length 0
-                                                gets its initial state. May be the arrays of `state` themselves
+state     (B, S_k) each caller; last axis       read; the states before the first step. None: zeros
+                        contiguous
+final     (B, S_k) each caller; last axis       written: the states after each row's last step; a row of length 0
+                        contiguous              gets its initial state. May be the arrays of `state` themselves
 tape      backend's own backend                 written by a recording forward, read by backward
 dy        (T, B, O)     caller; last axis       read where t < length
                         contiguous
-dfinal    (B, S_k) each caller, C-contiguous    read
+dfinal    (B, S_k) each caller; last axis       read
+                        contiguous
 dx        (T, B, I)     caller; last axis       written where t < length; left alone elsewhere
                         contiguous
-dstate    (B, S_k) each caller, C-contiguous    written; a row of length 0 gets its dfinal. May alias dfinal
+dstate    (B, S_k) each caller; last axis       written; a row of length 0 gets its dfinal. May alias dfinal
+                        contiguous
 gradients parameter's   caller, C-contiguous    written
 ========= ============= ======================= ================================================================
 
@@ -260,4 +263,7 @@ class Backend(Protocol):
         """Run parts of one kind over all rows, on as many threads as that is worth, ``threads`` at the most."""
 
     def steps(self, packs: Sequence[Any], rows: Rows, state: States, final: States) -> StepOf:
-        """Make ready one time step of all layers of a stack; ``state`` and ``final`` are (L, B, S_k) each."""
+        """Make ready one time step of all layers of a stack; ``state`` and ``final`` are `state_room`, not the same."""
+
+    def state_room(self, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Array:
+        """Zeros, (L, B, S), in rows that suit `steps`: a step need not copy them."""

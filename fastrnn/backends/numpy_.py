@@ -208,6 +208,10 @@ class NumpyBackend:
         """The scans of all layers over one step, on arrays of their own."""
         return _Steps(self, packs, rows, state, final)
 
+    def state_room(self, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Array:
+        """See the contract. Any rows suit it."""
+        return np.zeros(shape, dtype)
+
 
 class NumpySums:
     """See `fastrnn.backends.contract.Backend.sums`."""

@@ -61,21 +61,23 @@ def run(frame, low, high, start, stop):  # type: ignore[no-untyped-def]
 
 @inner
 def point_at(fields, field, array):  # type: ignore[no-untyped-def]
-    """Write an array's address into a field of a frame; of three axes the first two strides into the next two.
+    """Write an array's address into a field of a frame, the strides of all axes but the last into the next ones.
 
     The array comes as its words, see `objects`.
     """
     fields[field] = array[DATA]
-    if array[AXES] & HALF == 3:
-        strides = whole_numbers(array[STRIDES], 2)
-        fields[field + 1] = strides[0]
-        fields[field + 2] = strides[1]
+    axes = array[AXES] & HALF
+    strides = whole_numbers(array[STRIDES], axes)
+    for axis in range(axes - 1):
+        fields[field + 1 + axis] = strides[axis]
 
 
 @inner
-def part_of(array, at):  # type: ignore[no-untyped-def]
-    """The address of one part of an array, given as its words, along its first axis."""
-    return array[DATA] + at * whole_numbers(array[STRIDES], 1)[0]
+def point_at_part(fields, field, array, at):  # type: ignore[no-untyped-def]
+    """`point_at` for the part ``at`` of an array of three axes, along its first one."""
+    strides = whole_numbers(array[STRIDES], 2)
+    fields[field] = array[DATA] + at * strides[0]
+    fields[field + 1] = strides[1]
 
 
 @compiled
@@ -233,8 +235,11 @@ def run_on(frame, table, x, y, state, final, at, zeros, reverse):  # type: ignor
     point_at(fields, f.Y, words(y))
     for k in range(fields[f.STATES]):
         place = f.FIRST_STATE + f.STATE_FIELDS * k
-        fields[place + f.STATE_INITIAL] = 0 if zeros else part_of(words_in(state, k), at)
-        fields[place + f.STATE_FINAL] = part_of(words_in(final, k), at)
+        if zeros:
+            fields[place + f.STATE_INITIAL] = 0
+        else:
+            point_at_part(fields, place + f.STATE_INITIAL, words_in(state, k), at)
+        point_at_part(fields, place + f.STATE_FINAL, words_in(final, k), at)
     call(fields.ctypes.data, 0, fields[f.BATCH], 0, fields[f.LONGEST])
     keep(fields)
 

@@ -111,9 +111,9 @@ def state_row(record, span, base, step):  # type: ignore[no-untyped-def]
 
 @inner
 def carve(frame, low, high, at):  # type: ignore[no-untyped-def]
-    """Give the states and the kept values of rows low .. high - 1 their places from the address ``at`` on."""
+    """Give the states, unless they stay in place, and kept values of rows low .. high - 1 places from ``at`` on."""
     rows = high - low
-    for k in range(frame[f.STATES]):
+    for k in range(frame[f.STATES] if frame[f.IN_PLACE] == 0 else 0):
         fields = f.FIRST_STATE + f.STATE_FIELDS * k
         stride = frame[fields + f.STATE_STRIDE]
         frame[fields + f.STATE_BASE] = at - low * stride
@@ -129,13 +129,13 @@ def load_states(frame, order, low, high, initial, base, stride):  # type: ignore
     for k in range(frame[f.STATES]):
         fields = f.FIRST_STATE + f.STATE_FIELDS * k
         count = frame[fields + f.STATE_BYTES]
-        source = frame[fields + initial]
+        source, row = frame[fields + initial], frame[fields + initial + 1]
         for r in range(low, high):
             into = frame[fields + base] + r * frame[fields + stride]
             if source == 0:
                 clear_bytes(into, count)
             else:
-                copy_bytes(into, source + order[r] * count, count)
+                copy_bytes(into, source + order[r] * row, count)
 
 
 @inner
@@ -148,7 +148,7 @@ def store_final(frame, order, lengths, base, low, high):  # type: ignore[no-unty
         for r in range(low, high):
             row = state_row(record, frame[f.SPAN], base, lengths[r]) + r
             source = frame[fields + f.STATE_BASE] + row * frame[fields + f.STATE_STRIDE]
-            copy_bytes(frame[fields + f.STATE_FINAL] + order[r] * count, source, count)
+            copy_bytes(frame[fields + f.STATE_FINAL] + order[r] * frame[fields + f.STATE_FINAL_ROW], source, count)
 
 
 @inner
@@ -159,8 +159,13 @@ def point_states(frame, base, step, low):  # type: ignore[no-untyped-def]
     after = state_row(record, frame[f.SPAN], base, step + 1) + low
     for k in range(frame[f.STATES]):
         fields = f.FIRST_STATE + f.STATE_FIELDS * k
-        frame[fields + f.STATE_IN] = frame[fields + f.STATE_BASE] + before * frame[fields + f.STATE_STRIDE]
-        frame[fields + f.STATE_OUT] = frame[fields + f.STATE_BASE] + after * frame[fields + f.STATE_STRIDE]
+        stride = frame[fields + f.STATE_STRIDE]
+        if frame[f.IN_PLACE] != 0:
+            frame[fields + f.STATE_IN] = frame[fields + f.STATE_INITIAL] + low * stride
+            frame[fields + f.STATE_OUT] = frame[fields + f.STATE_FINAL] + low * stride
+        else:
+            frame[fields + f.STATE_IN] = frame[fields + f.STATE_BASE] + before * stride
+            frame[fields + f.STATE_OUT] = frame[fields + f.STATE_BASE] + after * stride
 
 
 @inner
@@ -175,7 +180,8 @@ def forward_steps(program, here, low, high, start, stop, room, first):  # type: 
     reverse = frame[f.REVERSE] != 0
     most = max(frame[f.CHUNK], high - low)
     ragged = stop > start and active[len(active) - 1] < frame[f.BATCH]
-    if start == 0 and frame[f.MEMBER] == 0:
+    copies = frame[f.IN_PLACE] == 0 and frame[f.MEMBER] == 0
+    if start == 0 and copies:
         load_states(frame, order, low, high, f.STATE_INITIAL, f.STATE_BASE, f.STATE_STRIDE)
     tables = first + room * (frame[f.PROJECTED_STRIDE] + 16 * frame[f.MEMBER])
     offsets = carray(pointer(tables), (2, room))
@@ -207,7 +213,7 @@ def forward_steps(program, here, low, high, start, stop, room, first):  # type: 
             run_stages(program, FORWARD_STEP, here, 0, count)
             at += count
         step = end
-    if stop == len(active) and frame[f.MEMBER] == 0:
+    if stop == len(active) and copies:
         store_final(frame, order, lengths, base, low, high)
 
 
@@ -299,7 +305,7 @@ def store_adjoints(frame, order, low, high):  # type: ignore[no-untyped-def]
         count = frame[fields + f.STATE_BYTES]
         for r in range(low, high):
             source = frame[fields + f.ADJOINT_BASE] + r * frame[fields + f.ADJOINT_STRIDE]
-            copy_bytes(frame[fields + f.ADJOINT_FINAL] + order[r] * count, source, count)
+            copy_bytes(frame[fields + f.ADJOINT_FINAL] + order[r] * frame[fields + f.ADJOINT_FINAL_ROW], source, count)
 
 
 @compiled

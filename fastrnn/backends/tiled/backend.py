@@ -10,7 +10,7 @@ import numpy as np
 from fastrnn.backends.contract import Array, Part, Rows, States, each
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.native import Native
-from fastrnn.backends.tiled.pack import Room, TiledPack
+from fastrnn.backends.tiled.pack import Room, TiledPack, spaced
 from fastrnn.backends.tiled.scan import Scan
 from fastrnn.equations import Sizes
 from fastrnn.plan import Plan
@@ -152,3 +152,7 @@ class TiledBackend:
         if rows.batch > max(2, min(pack.most_rows for pack in packs)):  # x of one row may be without its axis of rows
             return LongSteps(self, packs, rows, state, final)
         return Steps(self.crew, packs, rows, state, final)
+
+    def state_room(self, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Array:
+        """See the contract."""
+        return spaced(shape, np.dtype(dtype))

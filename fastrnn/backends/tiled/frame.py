@@ -36,10 +36,13 @@ TEAM, MEMBER, COUNTERS = range(52, 55)
 X_FETCHED, Y_FETCHED = range(55, 57)
 # Whether the processor takes vectors of 64 bytes in two halves: see `target.Target.left_out`.
 HALVES = 57
-FIRST_STATE = 58  # from here on, for each state:
+# Whether the states before and after, of one time step, are the caller's own rows: then nothing is copied.
+IN_PLACE = 58
+FIRST_STATE = 59  # from here on, for each state, the caller's arrays with their rows' stride:
 STATE_BASE, STATE_STRIDE, STATE_IN, STATE_OUT, ADJOINT_BASE, ADJOINT_STRIDE, ADJOINT = range(7)
-STATE_INITIAL, STATE_FINAL, STATE_BYTES, ADJOINT_INITIAL, ADJOINT_FINAL = range(7, 12)
-STATE_FIELDS = 12
+STATE_INITIAL, STATE_INITIAL_ROW, STATE_FINAL, STATE_FINAL_ROW = range(7, 11)
+ADJOINT_INITIAL, ADJOINT_INITIAL_ROW, ADJOINT_FINAL, ADJOINT_FINAL_ROW, STATE_BYTES = range(11, 16)
+STATE_FIELDS = 16
 # The frame of a weight gradient, which has the fields above in common with the others: see `scan.weight_gradient`.
 OUTER_A, OUTER_A_STRIDE, OUTER_B, OUTER_B_OFFSETS, OUTER_COUNT, OUTER_INTO, OUTER_INTO_STRIDE, OUTER_WIDTH = range(8)
 OUTER_SIZE = FIRST_STATE

@@ -88,9 +88,9 @@ class Native(Protocol):
         """The bytes of scratch that a forward scan needs."""
 
     def point(self, frame: Array, field: int, array: Array, other_field: int, other: Array) -> None:
-        """Write the addresses of two arrays, contiguous but perhaps for two of three axes, into two fields of a frame.
+        """Write the addresses of two arrays, whose last axes are contiguous, into two fields of a frame.
 
-        Of an array of three axes the strides of the first two go into the next fields.
+        The strides of an array's other axes go into the next fields.
         """
 
     def sort_rows(self, lengths: Array, steps: int, numbers: Array) -> int:

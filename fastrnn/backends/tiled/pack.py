@@ -74,6 +74,15 @@ def pitch(width: int, size: int) -> int:
     return width + ALIGNMENT // size if crowded else width
 
 
+def spaced(shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Array:
+    """Zeros in rows that begin on cache lines and are padded to whole ones, as far apart as `pitch` says."""
+    *outer, width = shape
+    size = dtype.itemsize
+    room = aligned((*outer, pitch(padded(width, ALIGNMENT // size), size)), dtype)
+    room.fill(0)
+    return room[..., :width]
+
+
 def chunk_rows(weight_bytes: int, row_bytes: int) -> int:
     """How many rows of time and batch to project at once, by weights of so many bytes to rows of so many."""
     return max(FAR_ROWS if weight_bytes > FAR_BYTES else CHUNK_ROWS, CHUNK_BYTES // row_bytes)

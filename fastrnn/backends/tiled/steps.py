@@ -76,6 +76,8 @@ class Steps:
                 frame[field], frame[field + 2] = address(between[at]), between[at].strides[0]
         for k, fields in enumerate(pack.state_fields):
             point(frame, fields + f.STATE_INITIAL, state[k][index], fields + f.STATE_FINAL, final[k][index])
+            frame[fields + f.STATE_STRIDE] = frame[fields + f.STATE_INITIAL_ROW]  # that of `spaced`
+        frame[f.IN_PLACE], frame[f.SCRATCH_BYTES] = 1, pack.kept_stride
         scratch = Room(self.crew.native.room(frame, self.rows.batch, 1, f.MOST_MEMBERS))
         self.held.append(scratch)
         frame[f.SCRATCH] = scratch.at[0]
