@@ -183,6 +183,23 @@ def test_how_long_a_team_may_wait(work: float, steps: int, waits: int, monkeypat
     assert crew.size(2, 1e12) == 1
 
 
+def test_what_goes_well_is_forgiven_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A good piece makes up for a tenth of a bad one, and shared steps count until the next measurement."""
+    native = mock.Mock(volley=mock.Mock(return_value=True))
+    crew, late = Crew(native), 2 + 1 * crews.f.WAITS
+    crew._workers = [mock.Mock()]
+    monkeypatch.setattr(crews, "processors", lambda: 2)
+    for _ in range(3):
+        crew.learn(late, 1.0)
+        crew.learn(late, 1.0)
+        crew.went_well(20, 0)
+    assert crew.size(2, 1e12) == 2
+    assert not native.volley.called
+    for shared in (1, distance.EVERY - 1, 1):
+        crew.went_well(1, shared)
+    assert native.volley.call_count == 2 * distance.VOLLEYS
+
+
 def test_workers_that_wake_in_vain_are_left_asleep_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a worker has to share its caller's processor, it wakes, looks for a job and sleeps between two calls."""
     crew = Crew(mock.Mock(rouse=mock.Mock(return_value=True)))

@@ -104,7 +104,7 @@ class Crew:
         """Have no workers: at first, and in a forked child."""
         self._lock = threading.Lock()
         self._workers: list[_Worker] = []
-        self._boxes = NOBODY
+        self.all_boxes = NOBODY
         self._last = 0.0  # when the last call that had a use for workers began or, if it was shared, ended
         self._strikes = 0.0  # of late, calls in which a processor was missing
         self._in_vain = 0  # how often workers have been woken since one last took part in a call
@@ -140,8 +140,8 @@ class Crew:
             with self._lock:
                 while len(self._workers) < count:
                     self._workers.append(_Worker(self.native, len(self._workers)))
-                self._boxes = np.array([address(worker.box) for worker in self._workers], np.int64)
-        return self._boxes
+                self.all_boxes = np.array([address(worker.box) for worker in self._workers], np.int64)
+        return self.all_boxes
 
     def wake(self, count: int) -> bool:
         """Wake those of so many workers that sleep; whether any did."""
@@ -196,15 +196,19 @@ class Crew:
         waits, members = divmod(found, f.WAITS)
         self.seen(members)
         if waits <= steps * WAITS_PER_STEP + work * WAITS_PER_WORK:
-            self._strikes = max(0.0, self._strikes - FORGIVEN)
-            if members > 1 and self._workers:
-                self.distance.shared(self._workers[0].box, steps)
+            self.went_well(1, steps if members > 1 else 0)
             return members
         self._strikes += 1.0
         if self._strikes >= STRIKES:
             self._strikes = STRIKES - 1.0  # the first one to try again decides
             self._alone_until = time.perf_counter() + PAUSE
         return members
+
+    def went_well(self, pieces: int, shared: int) -> None:
+        """So many pieces of work had a processor for each of their threads; so many steps of them were shared."""
+        self._strikes = max(0.0, self._strikes - FORGIVEN * pieces)
+        if shared and self._workers:
+            self.distance.shared(self._workers[0].box, shared)
 
     def split(self, threads: int, rows: Rows, row_work: int, step_work: int, directions: int = 1) -> tuple[int, bool]:
         """How many threads scans are to have, and whether apart, each with rows or a direction of its own.

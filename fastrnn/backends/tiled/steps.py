@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # Multiply-adds up to which a step keeps the interpreter's lock, some 2 us: two threads that each step a session hand it
 # to each other otherwise, and do a third less between them than one of them alone (measured).
 BRIEF = 100_000
+# Multiply-adds of shared steps, a quarter of a millisecond, that may go well before the crew is asked and told again:
+# that takes a microsecond, a third of a small step, and workers that wait for a job are awake whatever the clock says.
+WORTH_ASKING = 25_000_000
 # Multiply-adds, some 60 us, from which on a step wakes sleeping workers at its begin, so that the next one finds them.
 # A smaller one sees to that only when it has gone alone.
 WORTH_ROUSING = 8_000_000
@@ -47,6 +50,10 @@ class Steps:
         self._by_one = self._call(self._frames)
         self._teams: dict[int, tuple[Array, Any]] = {}  # the calls by so many, and what these need
         self._boxes = NOBODY
+        # The steps that are shared before the crew is asked again, how many are left, what they are called with, how
+        # many take part, and of how many threads.
+        self._row = WORTH_ASKING // max(self.total, 1) if self.total <= WORTH_ROUSING else 0
+        self._left, self._team, self._members, self._threads = 0, self._by_one, 1, 1
         native = crew.native
         # As a method of its first argument: a partial object takes longer.
         self._alone: Callable[[Any, Any], int] = MethodType(
@@ -56,16 +63,36 @@ class Steps:
 
     def _shared(self, x: object, y: object) -> int:
         """By several threads, where that is worth it."""
-        threads = get_num_threads()
-        members = self.crew.size(threads, self.work, at_once=True) if threads > 1 else 1
+        threads, crew = get_num_threads(), self.crew
+        if self._left and threads == self._threads and self._boxes is crew.all_boxes:
+            found: int = crew.native.step(self._team, x, y)
+            if found == self._members:
+                self._left -= 1
+            elif found:
+                self._tell()
+                members = crew.size(threads, self.work, at_once=True)
+                if crew.learn(found, self.total) < members:
+                    crew.wake(members - 1)
+            return found
+        self._tell()
+        members = crew.size(threads, self.work, at_once=True) if threads > 1 else 1
         if members == 1:
             return self._alone(x, y)
         if self.total > WORTH_ROUSING:
-            self.crew.begin(members - 1, self.total, 1)
-        found: int = self.crew.native.step(self._by_team(members), x, y)
-        if found and self.crew.learn(found, self.total) < members:
-            self.crew.wake(members - 1)
+            crew.begin(members - 1, self.total, 1)
+        team = self._by_team(members)
+        found = crew.native.step(team, x, y)
+        if found and crew.learn(found, self.total) < members:
+            crew.wake(members - 1)
+        if found == members:
+            self._left, self._team, self._members, self._threads = self._row, team, members, threads
         return found
+
+    def _tell(self) -> None:
+        """Tell the crew of the steps that it was not asked about: all have gone well."""
+        if self._members > 1:
+            self.crew.went_well(self._row - self._left, self._row - self._left)
+        self._left, self._members = 0, 1
 
     def _frame(self, pack: TiledPack, index: int, between: list[Array], state: States, final: States) -> Array:
         frame, point = pack.frame.copy(), self.crew.native.point
