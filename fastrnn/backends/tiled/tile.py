@@ -175,9 +175,9 @@ def _blocks_of_member(emit: Emitter, stage: TileStage, frame: Any) -> tuple[Any,
 
 
 def _spans(emit: Emitter, stage: TileStage) -> tuple[int, ...]:
-    """Blocks that a lone row takes at once: eight sums at least are needed to hide the latency of each."""
+    """Blocks that a lone row takes at once, from the most down: eight sums are needed to hide the latency of each."""
     most = 1 if stage.before else (8 if emit.target.registers == 32 else 4) // stage.accumulators
-    return (most, 1) if most > 1 else (1,)
+    return tuple([span for span in (4, 2) if span <= most] + [1])
 
 
 def _tile_function(caller: Emitter, stage: TileStage, height: int, span: int) -> Callable[..., None]:
