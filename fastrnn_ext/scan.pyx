@@ -571,29 +571,71 @@ def run_on(
 ):
     """See `Native`."""
     cdef int64_t *fields = <int64_t *> malloc(8 * frame.shape[0])
-    cdef int64_t *each
-    cdef int64_t k
     if fields == NULL:
         raise MemoryError("no memory for what a call needs")
     try:
         memcpy(fields, words(data(frame)), 8 * frame.shape[0])
-        memcpy(fields + F_ORDER, words(data(table)), 8 * F_TABLE_SIZE)
-        fields[F_REVERSE] = reverse
-        point_at(fields, F_X, x)
-        point_at(fields, F_Y, y)
-        for k in range(fields[F_STATES]):
-            each = state_fields(fields, k)
-            if zeros:
-                each[F_STATE_INITIAL] = 0
-            else:
-                point_at_part(each, F_STATE_INITIAL, state[k], at)
-            point_at_part(each, F_STATE_FINAL, final[k], at)
+        point_forward(fields, table, x, y, state, final, at, zeros, reverse)
         with nogil:
             call(address_of(fields), 0, fields[F_BATCH], 0, fields[F_LONGEST])
         if failed(fields):
             raise MemoryError("no memory for what a kernel needs")
     finally:
         free(fields)
+
+
+def team_on(
+    cnp.ndarray boxes not None, int64_t members, cnp.ndarray frame not None, cnp.ndarray table not None,
+    cnp.ndarray x not None, cnp.ndarray y not None, tuple state, tuple final not None, int64_t at, bint zeros,
+    bint reverse,
+):
+    """See `Native`."""
+    cdef int64_t workers = data(boxes), count = boxes.shape[0], size = frame.shape[0], found, i
+    cdef const int64_t *rows = words(data(table))
+    cdef int64_t batch = rows[F_BATCH - F_ORDER], longest = rows[F_LONGEST - F_ORDER]
+    cdef int64_t scratch = chunk_bytes(words(data(frame)), batch, longest, members)
+    cdef void *memory = malloc(F_COUNTER_BYTES * (members + 1) + 8 * size * members + scratch)
+    cdef int64_t counters, frames
+    cdef int64_t *fields
+    if memory == NULL:
+        raise MemoryError("no memory for what a call needs")
+    try:
+        counters = (address_of(memory) + F_COUNTER_BYTES - 1) // F_COUNTER_BYTES * F_COUNTER_BYTES
+        frames = counters + F_COUNTER_BYTES * members
+        fields = words(frames)
+        memcpy(fields, words(data(frame)), 8 * size)
+        point_forward(fields, table, x, y, state, final, at, zeros, reverse)
+        fields[F_COUNTERS] = counters
+        fields[F_SCRATCH] = aligned(frames + 8 * size * members)
+        for i in range(1, members):
+            memcpy(words(frames + 8 * size * i), fields, 8 * size)
+        with nogil:
+            found = as_team(words(workers), count, frames, size, members, 0, batch, 0, longest)
+        if found == NO_MEMORY:
+            raise MemoryError("no memory for what a kernel needs")
+        return found
+    finally:
+        free(memory)
+
+
+cdef int point_forward(
+    int64_t *fields, cnp.ndarray table, cnp.ndarray x, cnp.ndarray y, tuple state, tuple final, int64_t at, bint zeros,
+    bint reverse) except -1:
+    """Point a forward frame at its rows and arrays, of the states at their parts ``at``."""
+    cdef int64_t *each
+    cdef int64_t k
+    memcpy(fields + F_ORDER, words(data(table)), 8 * F_TABLE_SIZE)
+    fields[F_REVERSE] = reverse
+    point_at(fields, F_X, x)
+    point_at(fields, F_Y, y)
+    for k in range(fields[F_STATES]):
+        each = state_fields(fields, k)
+        if zeros:
+            each[F_STATE_INITIAL] = 0
+        else:
+            point_at_part(each, F_STATE_INITIAL, state[k], at)
+        point_at_part(each, F_STATE_FINAL, final[k], at)
+    return 0
 
 
 cdef inline void point_at_part(int64_t *frame, int64_t field, cnp.ndarray array, int64_t at) noexcept:
@@ -764,8 +806,12 @@ def brief_step(cnp.ndarray step_call not None, x, y):
 
 
 def room(cnp.ndarray frame not None, int64_t rows, int64_t steps, int64_t members):
-    """See `Native`: with as many steps at once as a chunk may have."""
-    cdef const int64_t *fields = words(data(frame))
+    """See `Native`."""
+    return chunk_bytes(words(data(frame)), rows, steps, members)
+
+
+cdef int64_t chunk_bytes(const int64_t *fields, int64_t rows, int64_t steps, int64_t members) noexcept nogil:
+    """`scratch_bytes`, with as many steps at once as a chunk may have."""
     return scratch_bytes(fields, rows, lesser(greater(fields[F_CHUNK], rows), rows * steps), members)
 
 

@@ -7,13 +7,14 @@ from contextlib import ExitStack, contextmanager
 from unittest import mock
 
 from fastrnn.backends import numpy_
-from fastrnn.backends.tiled import crew
+from fastrnn.backends.tiled import crew, steps
 
 # The same for a program of its own.
 CODE = """
 from fastrnn.backends import numpy_
-from fastrnn.backends.tiled import crew
-numpy_.WORTH_A_THREAD = crew.WORTH_SHARING = crew.WORTH_WAKING = crew.WORTH_EXPECTING = 1
+from fastrnn.backends.tiled import crew, steps
+numpy_.WORTH_A_THREAD = crew.WORTH_CALLING = crew.WORTH_BINDING = steps.WORTH_STEPPING = 1
+crew.WORTH_WAKING = crew.WORTH_EXPECTING = 1
 crew.WORTH_MEETING = crew.WORTH_MEETING_ROWS = crew.WORTH_APART = 0
 crew.PAUSE = 0.0
 crew.processors = lambda: 64
@@ -25,8 +26,10 @@ def share_everything(rows_apart: int | None = None) -> Iterator[None]:
     """``rows_apart``: from how many rows a thread on rows are handed out and not the units of one row."""
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(numpy_, "WORTH_A_THREAD", 1))
+        stack.enter_context(mock.patch.object(steps, "WORTH_STEPPING", 1))
         changes = {
-            "WORTH_SHARING": 1,
+            "WORTH_CALLING": 1,
+            "WORTH_BINDING": 1,
             "WORTH_WAKING": 1,
             "WORTH_EXPECTING": 1,
             "WORTH_MEETING": 0,

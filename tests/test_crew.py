@@ -32,6 +32,7 @@ from fastrnn.reuse import address
 
 every_compiled = pytest.mark.parametrize("name", COMPILED)
 INT64 = np.dtype(np.int64)
+WORTH = 100_000  # multiply-adds that are worth handing over
 
 
 def native_of(name: str) -> Any:
@@ -136,56 +137,56 @@ def test_boxes_that_are_not_waiting_are_left_alone(name: str) -> None:
 # --- a crew -----------------------------------------------------------------------------------------------------------
 
 
-def test_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many as were asked for, as there are processors for, and as have enough to do."""
-    crew = Crew(native_of(COMPILED[0]))
+@pytest.mark.parametrize(("halves", "worth"), [(False, WORTH), (True, WORTH * 2 / 3)])
+def test_size(halves: bool, worth: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as were asked for, as there are processors for, and as have enough to do, by how fast they are."""
+    crew = Crew(mock.Mock(halves=halves))
     monkeypatch.setattr(crews, "processors", lambda: 4)
-    worth = crews.WORTH_SHARING
-    assert crew.size(1, 1e12) == 1
-    assert crew.size(3, 1e12) == 3
-    assert crew.size(8, 1e12) == 4
-    assert crew.size(3, 2 * worth - 1) == 1
-    assert crew.size(3, 2 * worth) == 2
+    assert crew.size(1, 1e12, WORTH) == 1
+    assert crew.size(3, 1e12, WORTH) == 3
+    assert crew.size(8, 1e12, WORTH) == 4
+    assert crew.size(3, 2 * worth - 1, WORTH) == 1
+    assert crew.size(3, 2 * worth + 1, WORTH) == 2
     monkeypatch.setattr(crews, "processors", lambda: 1)
-    assert crew.size(8, 1e12) == 1
+    assert crew.size(8, 1e12, WORTH) == 1
 
 
 def test_where_processors_are_missing_calls_go_on_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     """A team says how often it waited for long; now and then that is an accident."""
-    crew = Crew(native_of(COMPILED[0]))
+    crew = Crew(mock.Mock(halves=False))
     monkeypatch.setattr(crews, "processors", lambda: 4)
     monkeypatch.setattr(crews, "PAUSE", 0.05)
     late = 2 + 1 * crews.f.WAITS
     for _ in range(10):
         assert crew.learn(late, 1.0) == 2
         assert [crew.learn(3, 1.0) for _ in range(10)] == [3] * 10
-        assert crew.size(2, 1e12) == 2
+        assert crew.size(2, 1e12, WORTH) == 2
     for _ in range(3):
-        assert crew.size(2, 1e12) == 2
+        assert crew.size(2, 1e12, WORTH) == 2
         crew.learn(late, 1.0)
     for _ in range(2):
-        assert crew.size(2, 1e12) == 1
+        assert crew.size(2, 1e12, WORTH) == 1
         time.sleep(0.06)
-        assert crew.size(2, 1e12) == 2
+        assert crew.size(2, 1e12, WORTH) == 2
         crew.learn(late, 1.0)
 
 
 @pytest.mark.parametrize(("work", "steps", "waits"), [(1.0, 1, 0), (1.0, 100, 12), (3e7, 1, 5), (3e7, 100, 17)])
 def test_how_long_a_team_may_wait(work: float, steps: int, waits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once in eight steps, or a quarter of the time: ten microseconds at a time, of a call that takes 200."""
-    crew = Crew(native_of(COMPILED[0]))
+    crew = Crew(mock.Mock(halves=False))
     monkeypatch.setattr(crews, "processors", lambda: 4)
     for _ in range(10):
         assert crew.learn(2 + waits * crews.f.WAITS, work, steps) == 2
-    assert crew.size(2, 1e12) == 2
+    assert crew.size(2, 1e12, WORTH) == 2
     for _ in range(3):
         assert crew.learn(2 + (waits + 1) * crews.f.WAITS, work, steps) == 2
-    assert crew.size(2, 1e12) == 1
+    assert crew.size(2, 1e12, WORTH) == 1
 
 
 def test_what_goes_well_is_forgiven_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A good piece makes up for a tenth of a bad one, and shared steps count until the next measurement."""
-    native = mock.Mock(volley=mock.Mock(return_value=True))
+    native = mock.Mock(volley=mock.Mock(return_value=True), halves=False)
     crew, late = Crew(native), 2 + 1 * crews.f.WAITS
     crew._workers = [mock.Mock()]
     monkeypatch.setattr(crews, "processors", lambda: 2)
@@ -193,7 +194,7 @@ def test_what_goes_well_is_forgiven_and_counted(monkeypatch: pytest.MonkeyPatch)
         crew.learn(late, 1.0)
         crew.learn(late, 1.0)
         crew.went_well(20, 0)
-    assert crew.size(2, 1e12) == 2
+    assert crew.size(2, 1e12, WORTH) == 2
     assert not native.volley.called
     for shared in (1, distance.EVERY - 1, 1):
         crew.went_well(1, shared)
@@ -202,43 +203,43 @@ def test_what_goes_well_is_forgiven_and_counted(monkeypatch: pytest.MonkeyPatch)
 
 def test_workers_that_wake_in_vain_are_left_asleep_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a worker has to share its caller's processor, it wakes, looks for a job and sleeps between two calls."""
-    crew = Crew(mock.Mock(rouse=mock.Mock(return_value=True)))
+    crew = Crew(mock.Mock(rouse=mock.Mock(return_value=True), halves=False))
     crew._workers = [mock.Mock()]
     monkeypatch.setattr(crews, "processors", lambda: 2)
     monkeypatch.setattr(crews, "SOON", 1e9)
     for _ in range(2):
         for turn in range(crews.IN_VAIN):
-            assert crew.size(2, 1e12) == 2
+            assert crew.size(2, 1e12, WORTH) == 2
             assert crew.wake(1)
             assert crew._workers[0].wake.call_count == turn + 1
         crew.learn(2, 1.0)  # one has come
         crew._workers[0].wake.reset_mock()
     for turn in range(crews.IN_VAIN + 1):
-        assert crew.size(2, 1e12) == 2
+        assert crew.size(2, 1e12, WORTH) == 2
         assert crew.wake(1) == (turn < crews.IN_VAIN)
     assert crew._workers[0].wake.call_count == crews.IN_VAIN
-    assert crew.size(2, 1e12) == 1
+    assert crew.size(2, 1e12, WORTH) == 1
 
 
 def test_a_short_call_after_a_pause_goes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The workers sleep by then, and it is over before they come; a long one and the next one are shared."""
-    crew, now = Crew(native_of(COMPILED[0])), 100.0
+    crew, now = Crew(mock.Mock(halves=False)), 100.0
     monkeypatch.setattr(crews, "processors", lambda: 2)
     monkeypatch.setattr(crews.time, "perf_counter", lambda: now)
-    short = 2 * crews.WORTH_SHARING
-    assert crew.size(2, short) == 1
+    short = 2 * WORTH
+    assert crew.size(2, short, WORTH) == 1
     now += 0.9 * crews.SOON
-    assert crew.size(2, short) == 2
+    assert crew.size(2, short, WORTH) == 2
     now += 0.9 * crews.SOON
-    assert crew.size(2, short) == 2
+    assert crew.size(2, short, WORTH) == 2
     now += 1.1 * crews.SOON
-    assert crew.size(2, short) == 1
+    assert crew.size(2, short, WORTH) == 1
     now += 1.1 * crews.SOON
-    assert crew.size(2, crews.WORTH_EXPECTING) == 1
+    assert crew.size(2, crews.WORTH_EXPECTING, WORTH) == 1
     now += 1.1 * crews.SOON
-    assert crew.size(2, crews.WORTH_EXPECTING, at_once=True) == 2
+    assert crew.size(2, crews.WORTH_EXPECTING, WORTH, at_once=True) == 2
     now += 1.1 * crews.SOON
-    assert crew.size(2, crews.WORTH_WAKING) == 2
+    assert crew.size(2, crews.WORTH_WAKING, WORTH) == 2
 
     def takes_long(scan: object, members: int) -> None:
         nonlocal now
@@ -246,7 +247,7 @@ def test_a_short_call_after_a_pause_goes_alone(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(crew, "_shared", takes_long)
     crew.share([mock.Mock()], 2, False)
-    assert crew.size(2, short) == 2
+    assert crew.size(2, short, WORTH) == 2
 
 
 @pytest.mark.parametrize(("times", "factor"), [(0.5, 1.0), (3.0, 3.0), (15.0, 15.0), (1000.0, 1.0)])
@@ -261,21 +262,21 @@ def test_a_volley_that_was_disturbed_says_nothing(times: float, factor: float, m
 
 def test_what_is_worth_sharing_depends_on_the_distance(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measured at the first shared call and again after many; where it is too far, once after many calls."""
-    native = mock.Mock(volley=mock.Mock(return_value=True))
+    native = mock.Mock(volley=mock.Mock(return_value=True), halves=False)
     crew = Crew(native)
     monkeypatch.setattr(crews, "processors", lambda: 2)
     monkeypatch.setattr(crews, "SOON", 1e9)
     clock = mock.Mock(side_effect=(k * distance.NEAR * distance.ROUNDS * 3 for k in itertools.count()))
     monkeypatch.setattr(distance.time, "perf_counter", clock)  # each volley takes three times as long as a near one
     crew._workers = [mock.Mock()]
-    short, meeting = 2 * crews.WORTH_SHARING, 2 * crews.WORTH_MEETING
-    assert crew.size(2, short) == 2
+    short, meeting = 2 * WORTH, 2 * crews.WORTH_MEETING
+    assert crew.size(2, short, WORTH) == 2
     assert crew.split(2, Rows.of(100, 1), 1_000_000, meeting) == (2, False)
     crew.learn(2, 1.0)
     assert native.volley.call_count == distance.VOLLEYS
     assert crew.distance.factor == pytest.approx(3.0)
-    assert crew.size(2, short * 1.8) == 1
-    assert crew.size(2, short * 2.0) == 2
+    assert crew.size(2, short * 1.8, WORTH) == 1
+    assert crew.size(2, short * 2.0, WORTH) == 2
     assert crew.split(2, Rows.of(100, 1), 1_000_000, meeting * 2) == (1, False)
     assert crew.split(2, Rows.of(100, 1), 1_000_000, int(meeting * 3.1)) == (2, False)
     for _ in range(distance.EVERY - 1):
@@ -284,7 +285,7 @@ def test_what_is_worth_sharing_depends_on_the_distance(monkeypatch: pytest.Monke
     crew.learn(2, 1.0)
     assert native.volley.call_count == 2 * distance.VOLLEYS
     asked = 0
-    while crew.size(2, short) == 1:
+    while crew.size(2, short, WORTH) == 1:
         asked += 1
     assert asked == distance.EVERY - 2  # a step and a scan have been too far before
     native.volley.return_value = False  # nobody is there

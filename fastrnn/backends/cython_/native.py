@@ -15,8 +15,8 @@ from fastrnn.plan import Plan
 
 # What the extension's functions are under the same names.
 _FUNCTIONS = (
-    "run", "run_on", "run_as_team", "run_list", "step", "brief_step", "serve", "rouse", "expect", "volley", "point",
-    "room", "sort_rows", "clear_padding", "step_offsets", "history_offsets",
+    "run", "run_on", "team_on", "run_as_team", "run_list", "step", "brief_step", "serve", "rouse", "expect", "volley",
+    "point", "room", "sort_rows", "clear_padding", "step_offsets", "history_offsets",
 )  # fmt: skip
 
 
@@ -25,6 +25,7 @@ class CythonNative:
 
     run: Any
     run_on: Any
+    team_on: Any
     run_as_team: Any
     run_list: Any
     step: Any

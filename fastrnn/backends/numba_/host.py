@@ -224,10 +224,10 @@ def as_team(boxes, frames, size, most, low, high, start, stop):  # type: ignore[
     return joined + 1 + f.WAITS * waits
 
 
-@compiled
-def run_on(frame, table, x, y, state, final, at, zeros, reverse):  # type: ignore[no-untyped-def]
-    """Point a copy of a forward frame at its rows and arrays, of the states at their parts ``at``, and run it whole."""
-    fields, rows = numbers_of(frame).copy(), numbers_of(table)
+@inner
+def point_forward(fields, table, x, y, state, final, at, zeros, reverse):  # type: ignore[no-untyped-def]
+    """Point a forward frame at its rows and arrays, of the states at their parts ``at``."""
+    rows = numbers_of(table)
     for i in range(f.TABLE_SIZE):
         fields[f.ORDER + i] = rows[i]
     fields[f.REVERSE] = 1 if reverse else 0
@@ -240,8 +240,36 @@ def run_on(frame, table, x, y, state, final, at, zeros, reverse):  # type: ignor
         else:
             point_at_part(fields, place + f.STATE_INITIAL, words_in(state, k), at)
         point_at_part(fields, place + f.STATE_FINAL, words_in(final, k), at)
+
+
+@compiled
+def run_on(frame, table, x, y, state, final, at, zeros, reverse):  # type: ignore[no-untyped-def]
+    """Point a copy of a forward frame at its rows and arrays, of the states at their parts ``at``, and run it whole."""
+    fields = numbers_of(frame).copy()
+    point_forward(fields, table, x, y, state, final, at, zeros, reverse)
     call(fields.ctypes.data, 0, fields[f.BATCH], 0, fields[f.LONGEST])
     keep(fields)
+
+
+@compiled
+def team_on(boxes, members, frame, table, x, y, state, final, at, zeros, reverse):  # type: ignore[no-untyped-def]
+    """`run_on` by a team: see `as_team`."""
+    size = sizes(frame)[0]
+    fields = numbers_of(frame).copy()
+    point_forward(fields, table, x, y, state, final, at, zeros, reverse)
+    batch, longest = fields[f.BATCH], fields[f.LONGEST]
+    scratch = np.empty(chunk_bytes(fields, batch, longest, members), np.uint8)
+    counters = np.empty((members + 1) * f.COUNTER_BYTES, np.uint8)
+    fields[f.SCRATCH] = (scratch.ctypes.data + 63) // 64 * 64
+    fields[f.COUNTERS] = (counters.ctypes.data + f.COUNTER_BYTES - 1) // f.COUNTER_BYTES * f.COUNTER_BYTES
+    frames = np.empty((members, size), np.int64)
+    for i in range(members):
+        frames[i] = fields
+    found = as_team(numbers_of(boxes), frames.ctypes.data, size, members, 0, batch, 0, longest)
+    keep(scratch)
+    keep(counters)
+    keep(frames)
+    return found
 
 
 @compiled
@@ -313,8 +341,13 @@ def brief_step(step_call, x, y):  # type: ignore[no-untyped-def]
     return all_layers(step_call, x, y)
 
 
+@inner
+def chunk_bytes(fields, rows, steps, members):  # type: ignore[no-untyped-def]
+    """The bytes of scratch for a forward scan, `scan.scratch_bytes`, with as many steps at once as a chunk may have."""
+    return scratch_bytes(fields, rows, min(max(fields[f.CHUNK], rows), rows * steps), members)
+
+
 @compiled
 def room(frame, rows, steps, members):  # type: ignore[no-untyped-def]
-    """The bytes of scratch for a forward scan, `scan.scratch_bytes`, with as many steps at once as a chunk may have."""
-    fields = numbers_of(frame)
-    return scratch_bytes(fields, rows, min(max(fields[f.CHUNK], rows), rows * steps), members)
+    """`chunk_bytes`."""
+    return chunk_bytes(numbers_of(frame), rows, steps, members)

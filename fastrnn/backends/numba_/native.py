@@ -63,6 +63,7 @@ _OBJECT, _WHOLE = ObjectType(), types.int64
 _HOST = {
     "run": (host.run, (_OBJECT, *[_WHOLE] * 4)),
     "run_on": (host.run_on, (*[_OBJECT] * 6, _WHOLE, types.boolean, types.boolean)),
+    "team_on": (host.team_on, (_OBJECT, _WHOLE, *[_OBJECT] * 6, _WHOLE, types.boolean, types.boolean)),
     "run_as_team": (host.run_as_team, (_OBJECT, _OBJECT, *[_WHOLE] * 4)),
     "run_list": (host.run_list, (*[_OBJECT] * 3, _WHOLE)),
     "step": (host.step, (_OBJECT,) * 3),

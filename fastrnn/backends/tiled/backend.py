@@ -108,16 +108,20 @@ class TiledBackend:
         members, apart = 1, False
         if threads > 1:
             step_work = (pack.weight_count - pack.input_count) * rows.batch
-            members, apart = self.crew.split(threads, rows, pack.weight_count, step_work)
-        if members > 1 or rows.batch * rows.longest > pack.most_rows:
-            scan = self.forward(pack, rows, x, y, each(state, at), each(final, at), reverse)
-            if members > 1:
-                self.crew.share([scan], members, apart)
-            else:
-                scan(0, rows.batch)
-            return
+            members, apart = self.crew.split(threads, rows, pack.weight_count, step_work, bound=False)
         begin = final if state is None else state
-        self.native.run_on(pack.frame, rows.table, x, y, begin, final, at, state is None, reverse)
+        buffers = pack.frame, rows.table, x, y, begin, final, at, state is None, reverse
+        if rows.batch * rows.longest <= pack.most_rows:  # no checkpoint on the way
+            if members == 1:
+                self.native.run_on(*buffers)
+                return
+            if not apart and self.crew.share_soon(buffers, rows.total * pack.weight_count, rows.longest, members):
+                return
+        scan = self.forward(pack, rows, x, y, each(state, at), each(final, at), reverse)
+        if members > 1:
+            self.crew.share([scan], members, apart)
+        else:
+            scan(0, rows.batch)
 
     def backward(
         self, tape: Tape, dy: Array, dfinal: States, dx: Array, dstate: States, sums: TiledSums

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from queue import SimpleQueue
+from typing import Any
 from weakref import WeakSet
 
 import numpy as np
@@ -33,10 +34,15 @@ from fastrnn.reuse import address
 from fastrnn.threads import checkpoint
 
 LOOKS = 30_000  # of a worker that has nothing to do, before it sleeps: some 0.7 to 1.5 ms
+# Multiply-adds in each thread for which its part is worth being handed over: of a call that compiled code gets ready,
+# which takes some 4 us, and of one that Python does, as all that is recorded, which takes some 20.
+WORTH_CALLING, WORTH_BINDING = 300_000, 2_000_000
 # For processors that are near one another; times `Distance.factor` where a call meets often.
-WORTH_SHARING = 110_000  # multiply-adds in each thread for which its job is worth being handed over: some 3 us
 WORTH_MEETING = 9_000  # multiply-adds in each thread between two meetings, each of which takes some 0.2 us
 WORTH_MEETING_ROWS = 24_000  # the same where there are rows that could be handed out instead
+# All that for processors that take vectors of 64 bytes whole. Where a vector is taken in halves, a multiply-add takes
+# twice as long, and so much of it is worth as much.
+HALVES = 2 / 3
 WORTH_WAKING = 40_000_000  # multiply-adds of a call for which sleepers are woken: 300 us; with one row, a millisecond
 WORTH_EXPECTING = 25_000_000  # of a call that none can join later: they come before one thread would be half through
 HEAD = 8_000_000  # multiply-adds of a piece while sleepers wake, about as long as they take to come
@@ -97,6 +103,7 @@ class Crew:
 
     def __init__(self, native: Native) -> None:
         self.native = native
+        self._pace = HALVES if native.halves else 1.0
         self._forget()
         _crews.add(self)
 
@@ -111,13 +118,16 @@ class Crew:
         self._alone_until = 0.0  # when to try again after that
         self.distance = Distance(self.native)
 
-    def divisible(self, work: float, far: float = 1.0) -> bool:
-        """Whether a call of so much work is enough for two, of processors so far apart."""
-        return work >= 2 * WORTH_SHARING * (1.0 + FARTHER * (far - 1.0))
+    def divisible(self, work: float, least: float, far: float = 1.0) -> bool:
+        """Whether so much work is enough for two, each with the ``least`` worth handing over, so far apart."""
+        return work >= 2 * least * self._pace * (1.0 + FARTHER * (far - 1.0))
 
-    def size(self, threads: int, work: float, at_once: bool = False) -> int:
-        """How many threads a call of so much work is to have, ``at_once`` where none can join it later."""
-        if threads < 2 or not self.divisible(work):
+    def size(self, threads: int, work: float, least: float, at_once: bool = False) -> int:
+        """How many threads so much work is to have, if each gets the ``least`` that is worth handing over.
+
+        ``at_once`` says that none can join it later.
+        """
+        if threads < 2 or not self.divisible(work, least):
             return 1
         now = time.perf_counter()
         soon, self._last = now - self._last < SOON, now
@@ -129,10 +139,10 @@ class Crew:
             if now < self._alone_until:
                 return 1
             self._alone_until = 0.0
-        if not self.divisible(work, self.distance.factor):
+        if not self.divisible(work, least, self.distance.factor):
             self.distance.too_far()
             return 1
-        return max(1, min(threads, int(work / WORTH_SHARING), processors(), f.MOST_MEMBERS))
+        return max(1, min(threads, int(work / (least * self._pace)), processors(), f.MOST_MEMBERS))
 
     def boxes(self, count: int) -> Array:
         """The boxes of ``count`` workers at least."""
@@ -210,22 +220,29 @@ class Crew:
         if shared and self._workers:
             self.distance.shared(self._workers[0].box, shared)
 
-    def split(self, threads: int, rows: Rows, row_work: int, step_work: int, directions: int = 1) -> tuple[int, bool]:
+    def split(
+        self, threads: int, rows: Rows, row_work: int, step_work: int, directions: int = 1, bound: bool = True
+    ) -> tuple[int, bool]:
         """How many threads scans are to have, and whether apart, each with rows or a direction of its own.
 
-        The work is in multiply-adds: of a row step, and of a step between two meetings.
+        The work is in multiply-adds: of a row step, and of a step between two meetings. ``bound`` says that it is
+        Python that makes the scans ready.
         """
         work = directions * rows.total * row_work
-        members = self.size(threads, work)
+        meeting = WORTH_MEETING * self._pace
+        if directions == 1 and rows.batch < 4 and step_work < 2 * meeting:  # most small calls, for which time is dear
+            return 1, False
+        members = self.size(threads, work, WORTH_BINDING if bound else WORTH_CALLING)
         if members == 1:
             return 1, False
         far = self.distance.factor
-        rows_apart = max(2, ROWS_APART if step_work >= WORTH_MEETING_ROWS * members * far else 0) * members
+        meeting_rows = WORTH_MEETING_ROWS * self._pace * members * far
+        rows_apart = max(2, ROWS_APART if step_work >= meeting_rows else 0) * members
         if directions > 1 or rows.batch >= rows_apart:
             return (members if work >= WORTH_APART * members else 1), True
-        if step_work >= WORTH_MEETING * members * far:
+        if step_work >= meeting * members * far:
             return members, False
-        if step_work >= WORTH_MEETING * members:
+        if step_work >= meeting * members:
             self.distance.too_far()
         return 1, False
 
@@ -234,6 +251,8 @@ class Crew:
         scans = [part for part in parts if isinstance(part, Scan)]
         if threads > 1 and rows.batch and len(scans) == len(parts):
             one = scans[0]
+            if not self.divisible(len(scans) * rows.total * one.row_work, WORTH_BINDING):
+                threads = 1  # nor are products worth it, of which there are as many
             members, apart = self.split(threads, rows, one.row_work, one.step_work, len(scans))
             if members > 1:
                 self.share(scans, members, apart)
@@ -251,6 +270,20 @@ class Crew:
         else:
             self._shared(scans[0], members)
         self._last = time.perf_counter()
+
+    def share_soon(self, buffers: tuple[Any, ...], work: int, steps: int, members: int) -> bool:
+        """Run a scan of so much work by a team, given as to `Native.run_on`, if nobody has to be woken before.
+
+        In a tenth of the time in which `share` makes a scan ready.
+        """
+        boxes = self.boxes(members - 1)
+        if bx.ASLEEP in [worker.box[bx.STATE] for worker in self._workers[: members - 1]]:
+            return False
+        found = self.learn(self.native.team_on(boxes, members, *buffers), work, steps)
+        if found < members:
+            self.wake(members - 1)
+        self._last = time.perf_counter()
+        return True
 
     def _shared(self, scan: Scan, members: int) -> None:
         """One scan by a team."""
@@ -305,11 +338,11 @@ class Crew:
 
     def run_products(self, products: Sequence[Products], threads: int) -> None:
         """Run products of `BackwardScan.products` on as many threads as that is worth."""
-        self._add_up(products, self.size(threads, sum([each.work for each in products])))
+        self._add_up(products, self.size(threads, sum([each.work for each in products]), WORTH_BINDING))
 
     def _add_up(self, products: Sequence[Products], members: int) -> None:
         """Run products, on so many threads if it is worth that: those of one turn together."""
-        if members > 1 and self.divisible(sum([each.work for each in products]), self.distance.factor):
+        if members > 1 and self.divisible(sum([each.work for each in products]), WORTH_BINDING, self.distance.factor):
             for turn in range(1 + max([each.turn for each in products])):
                 self._run_products(joined([each for each in products if each.turn == turn]), members)
         else:

@@ -53,6 +53,12 @@ class Native(Protocol):
         With ``zeros`` the states are zero before, and ``state`` is not read.
         """
 
+    def team_on(
+        self, boxes: Array, members: int, frame: Array, table: Array, x: Array, y: Array, state: States, final: States,
+        at: int, zeros: bool, reverse: bool,
+    ) -> int:  # fmt: skip
+        """`run_on` as `run_as_team`, with so many members at most."""
+
     def run_as_team(self, boxes: Array, frames: Array, low: int, high: int, start: int, stop: int) -> int:
         """Run one kernel, its units shared with waiting workers; frames (members, size).
 

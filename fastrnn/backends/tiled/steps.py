@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from fastrnn.backends.tiled.backend import TiledBackend
 
 
+# Multiply-adds in each thread for which its part of a step is worth being handed over, which takes some 1 us.
+WORTH_STEPPING = 80_000
 # Multiply-adds up to which a step keeps the interpreter's lock, some 2 us: two threads that each step a session hand it
 # to each other otherwise, and do a third less between them than one of them alone (measured).
 BRIEF = 100_000
@@ -59,7 +61,7 @@ class Steps:
         self._alone: Callable[[Any, Any], int] = MethodType(
             native.brief_step if self.total <= BRIEF else native.step, self._by_one
         )
-        self.run = self._shared if crew.divisible(self.work) else self._alone
+        self.run = self._shared if crew.divisible(self.work, WORTH_STEPPING) else self._alone
 
     def _shared(self, x: object, y: object) -> int:
         """By several threads, where that is worth it."""
@@ -70,12 +72,12 @@ class Steps:
                 self._left -= 1
             elif found:
                 self._tell()
-                members = crew.size(threads, self.work, at_once=True)
+                members = crew.size(threads, self.work, WORTH_STEPPING, at_once=True)
                 if crew.learn(found, self.total) < members:
                     crew.wake(members - 1)
             return found
         self._tell()
-        members = crew.size(threads, self.work, at_once=True) if threads > 1 else 1
+        members = crew.size(threads, self.work, WORTH_STEPPING, at_once=True) if threads > 1 else 1
         if members == 1:
             return self._alone(x, y)
         if self.total > WORTH_ROUSING:

@@ -1,0 +1,125 @@
+"""Calls that a team shares: which are worth it, and that those made ready by compiled code give the same bits."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+from cases import assert_same_bits, compiled
+from conformance import as_tuple
+from sharing import share_everything
+
+import fastrnn
+from fastrnn.backends import load
+from fastrnn.backends.contract import Rows
+from fastrnn.backends.tiled import box as bx
+from fastrnn.backends.tiled import crew as crews
+from fastrnn.backends.tiled import frame as f
+from fastrnn.backends.tiled.crew import Crew
+
+B, I, H = 3, 5, 33  # noqa: E741
+LAYERS = {
+    "lstm, two layers": lambda **o: fastrnn.LSTM(I, H, num_layers=2, **o),
+    "gru, reset before": lambda **o: fastrnn.GRU(I, H, reset_after=False, **o),
+    "rnn, both directions": lambda **o: fastrnn.RNN(I, H, bidirectional=True, **o),
+}
+
+
+def a_crew(monkeypatch: pytest.MonkeyPatch, halves: bool = False, **native: Any) -> Crew:
+    """One of a thread that waits, on two processors, whose calls come soon one after the other."""
+    crew = Crew(mock.Mock(halves=halves, **native))
+    crew._workers = [mock.Mock(box=np.full(bx.WORDS, bx.WAITING))]
+    monkeypatch.setattr(crews, "processors", lambda: 2)
+    monkeypatch.setattr(crews, "SOON", 1e9)
+    return crew
+
+
+@compiled
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("members", [2, 3])
+@pytest.mark.parametrize("lengths", [None, [2, 6, 0]])
+@pytest.mark.parametrize("given", [False, True])
+def test_a_team_gives_the_same_bits(backend: str, kind: str, members: int, lengths: Any, given: bool) -> None:
+    """Of every layer and direction, ragged or not, from zeros or a given state."""
+    layer = LAYERS[kind](backend=backend)
+    x = np.random.default_rng(1).normal(size=(6, B, I)).astype(np.float32)
+    first = layer(x)[1] if given else None
+
+    def call() -> list[np.ndarray]:
+        y, state = layer(x, first, lengths, sequence=not layer.bidirectional)
+        return [y, *as_tuple(state)]
+
+    alone = call()
+    native = load(backend).native  # type: ignore[attr-defined]
+    found: list[int] = []
+    real = native.team_on
+
+    def team_on(*given: Any) -> int:
+        found.append(real(*given) % f.WAITS)
+        return found[-1]
+
+    end = time.monotonic() + 60
+    with mock.patch.object(native, "team_on", team_on, create=True), share_everything(), fastrnn.threads(members):
+        while found.count(members) < 4 and time.monotonic() < end:
+            for got, expected in zip(call(), alone, strict=True):
+                assert_same_bits(got, expected, kind)
+    assert found.count(members) >= 4
+
+
+def test_a_call_is_shared_with_those_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    crew = a_crew(monkeypatch, team_on=mock.Mock(return_value=2))
+    crew.wake = mock.Mock()  # type: ignore[method-assign]
+    assert crew.share_soon(("frame", "x"), 1000, 10, 2)
+    assert crew.native.team_on.call_args.args == (crew.all_boxes, 2, "frame", "x")  # type: ignore[attr-defined]
+    assert not crew.wake.called
+    crew.native.team_on.return_value = 1  # type: ignore[attr-defined]
+    assert crew.share_soon(("frame", "x"), 1000, 10, 2)
+    assert crew.wake.call_args.args == (1,)
+
+
+def test_a_call_waits_for_nobody_who_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made ready in Python, so that whoever is woken can join it later."""
+    crew = a_crew(monkeypatch)
+    crew._workers[0].box[bx.STATE] = bx.ASLEEP
+    assert not crew.share_soon(("frame", "x"), 1000, 10, 2)
+    assert not crew.native.team_on.called  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_what_has_to_be_made_ready_has_to_be_longer(bound: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    crew = a_crew(monkeypatch)
+    least = crews.WORTH_BINDING if bound else crews.WORTH_CALLING
+    rows = Rows.of(10, 1)
+    assert crew.split(2, rows, 2 * least // 10 - 1, 1_000_000, bound=bound) == (1, False)
+    assert crew.split(2, rows, 2 * least // 10, 1_000_000, bound=bound) == (2, False)
+
+
+@pytest.mark.parametrize(("halves", "part"), [(False, 1.0), (True, 2 / 3)])
+@pytest.mark.parametrize("batch", [1, 8])
+def test_a_step_is_worth_a_meeting(halves: bool, part: float, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By how fast a processor is; where rows could be handed out, they are, unless a step is long."""
+    crew = a_crew(monkeypatch, halves)
+    rows, meeting, meeting_rows = Rows.of(1000, batch), crews.WORTH_MEETING, crews.WORTH_MEETING_ROWS
+    assert crew.split(2, rows, 1_000_000, int(2 * part * meeting) - 2) == ((1, False) if batch == 1 else (2, True))
+    if batch == 1:
+        assert crew.split(2, rows, 1_000_000, int(2 * part * meeting) + 2) == (2, False)
+    assert crew.split(2, rows, 1_000_000, int(2 * part * meeting_rows) - 2) == (2, batch > 1)
+    assert crew.split(2, rows, 1_000_000, int(2 * part * meeting_rows) + 2) == (2, False)
+
+
+@compiled
+def test_small_training_steps_ask_nobody(backend: str) -> None:
+    """What is worth no second thread does not look for one, before each list of products."""
+    layer = fastrnn.LSTM(I, H, backend=backend)
+    x = np.zeros((4, B, I), np.float32)
+    crew = load(backend).crew  # type: ignore[attr-defined]
+    with fastrnn.threads(2), mock.patch.object(crew, "run_products") as products:
+        y, _, tape = layer.record(x)
+        layer.backward(tape, y)
+        assert not products.called
+        with share_everything(), mock.patch.object(crew, "split", return_value=(1, False)):
+            layer.backward(tape, y)
+        assert products.called
