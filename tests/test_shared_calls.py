@@ -97,17 +97,38 @@ def test_what_has_to_be_made_ready_has_to_be_longer(bound: bool, monkeypatch: py
     assert crew.split(2, rows, 2 * least // 10, 1_000_000, bound=bound) == (2, False)
 
 
-@pytest.mark.parametrize(("halves", "part"), [(False, 1.0), (True, 2 / 3)])
-@pytest.mark.parametrize("batch", [1, 8])
-def test_a_step_is_worth_a_meeting(halves: bool, part: float, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By how fast a processor is; where rows could be handed out, they are, unless a step is long."""
+by_pace = pytest.mark.parametrize(("halves", "pace"), [(False, 1.0), (True, 2 / 3)])
+ALONE, TOGETHER, APART = (1, False), (2, False), (2, True)
+
+
+@by_pace
+def test_a_step_is_worth_a_meeting(halves: bool, pace: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By how fast a processor is, and how far from the other one."""
     crew = a_crew(monkeypatch, halves)
-    rows, meeting, meeting_rows = Rows.of(1000, batch), crews.WORTH_MEETING, crews.WORTH_MEETING_ROWS
-    assert crew.split(2, rows, 1_000_000, int(2 * part * meeting) - 2) == ((1, False) if batch == 1 else (2, True))
-    if batch == 1:
-        assert crew.split(2, rows, 1_000_000, int(2 * part * meeting) + 2) == (2, False)
-    assert crew.split(2, rows, 1_000_000, int(2 * part * meeting_rows) - 2) == (2, batch > 1)
-    assert crew.split(2, rows, 1_000_000, int(2 * part * meeting_rows) + 2) == (2, False)
+    for batch in (1, 3):
+        for far in (1.0, 3.0):
+            crew.distance.factor = far
+            least = 2 * pace * crews.WORTH_MEETING * far
+            assert crew.split(2, Rows.of(1000, batch), 1_000_000, int(least) - 2) == ALONE
+            assert crew.split(2, Rows.of(1000, batch), 1_000_000, int(least) + 2) == TOGETHER
+
+
+@by_pace
+@pytest.mark.parametrize("far", [1.0, 3.0])
+def test_rows_stay_together(halves: bool, pace: float, far: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If they are few and a step is long, or if there is no time to hand them out."""
+    crew = a_crew(monkeypatch, halves)
+    crew.distance.factor = far
+    few, many = Rows.of(10, 8), Rows.of(10, 2 * crews.ROWS_APART)
+    long, short = crews.WORTH_APART // 40 + 1, crews.WORTH_APART // 40 - 1  # of a row step, of 80 in all
+    together = 2 * pace * far * crews.WORTH_TOGETHER
+    assert crew.split(2, few, long, int(together) - 2, bound=False) == APART
+    assert crew.split(2, few, long, int(together) + 2, bound=False) == TOGETHER
+    meeting = 2 * pace * far * crews.WORTH_MEETING_ROWS
+    assert crew.split(2, few, short, int(meeting) - 2, bound=False) == ALONE
+    assert crew.split(2, few, short, int(meeting) + 2, bound=False) == TOGETHER
+    assert crew.split(2, many, 1_000_000, 1 << 40) == APART
+    assert crew.split(2, many, 2_000, 1 << 40, bound=False)[0] == 1
 
 
 @compiled

@@ -39,7 +39,8 @@ LOOKS = 30_000  # of a worker that has nothing to do, before it sleeps: some 0.7
 WORTH_CALLING, WORTH_BINDING = 300_000, 2_000_000
 # For processors that are near one another; times `Distance.factor` where a call meets often.
 WORTH_MEETING = 9_000  # multiply-adds in each thread between two meetings, each of which takes some 0.2 us
-WORTH_MEETING_ROWS = 24_000  # the same where there are rows that could be handed out instead
+WORTH_MEETING_ROWS = 24_000  # the same where there are more rows than a few, all of which each needs half of
+WORTH_TOGETHER = 200_000  # the same for rows to stay together if there is time to hand them out, up to `ROWS_APART`
 # All that for processors that take vectors of 64 bytes whole. Where a vector is taken in halves, a multiply-add takes
 # twice as long, and so much of it is worth as much.
 HALVES = 2 / 3
@@ -235,11 +236,14 @@ class Crew:
         members = self.size(threads, work, WORTH_BINDING if bound else WORTH_CALLING)
         if members == 1:
             return 1, False
-        far = self.distance.factor
-        meeting_rows = WORTH_MEETING_ROWS * self._pace * members * far
-        rows_apart = max(2, ROWS_APART if step_work >= meeting_rows else 0) * members
-        if directions > 1 or rows.batch >= rows_apart:
-            return (members if work >= WORTH_APART * members else 1), True
+        far, enough = self.distance.factor, work >= WORTH_APART * members
+        if directions > 1 or rows.batch >= ROWS_APART * members:
+            return (members if enough else 1), True
+        several = rows.batch >= 2 * members
+        if several and enough and step_work < WORTH_TOGETHER * self._pace * members * far:
+            return members, True
+        if several:
+            meeting = WORTH_MEETING_ROWS * self._pace
         if step_work >= meeting * members * far:
             return members, False
         if step_work >= meeting * members:
