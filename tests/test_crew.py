@@ -137,7 +137,7 @@ def test_boxes_that_are_not_waiting_are_left_alone(name: str) -> None:
 # --- a crew -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("halves", "worth"), [(False, WORTH), (True, WORTH * 2 / 3)])
+@pytest.mark.parametrize(("halves", "worth"), [(False, WORTH), (True, WORTH * crews.HALVES)])
 def test_size(halves: bool, worth: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as were asked for, as there are processors for, and as have enough to do, by how fast they are."""
     crew = Crew(mock.Mock(halves=halves))

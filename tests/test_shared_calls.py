@@ -97,7 +97,7 @@ def test_what_has_to_be_made_ready_has_to_be_longer(bound: bool, monkeypatch: py
     assert crew.split(2, rows, 2 * least // 10, 1_000_000, bound=bound) == (2, False)
 
 
-by_pace = pytest.mark.parametrize(("halves", "pace"), [(False, 1.0), (True, 2 / 3)])
+by_pace = pytest.mark.parametrize(("halves", "pace"), [(False, 1.0), (True, crews.HALVES)])
 ALONE, TOGETHER, APART = (1, False), (2, False), (2, True)
 
 

@@ -41,9 +41,9 @@ WORTH_CALLING, WORTH_BINDING = 300_000, 2_000_000
 WORTH_MEETING = 9_000  # multiply-adds in each thread between two meetings, each of which takes some 0.2 us
 WORTH_MEETING_ROWS = 24_000  # the same where there are more rows than a few, all of which each needs half of
 WORTH_TOGETHER = 200_000  # the same for rows to stay together if there is time to hand them out, up to `ROWS_APART`
-# All that for processors that take vectors of 64 bytes whole. Where a vector is taken in halves, a multiply-add takes
-# twice as long, and so much of it is worth as much.
-HALVES = 2 / 3
+# All that for processors that take vectors of 64 bytes whole. Where one is taken in halves, as on a Zen 4, multiplying
+# and adding takes twice as long, and this part of each of these numbers is enough.
+HALVES = 0.6
 WORTH_WAKING = 40_000_000  # multiply-adds of a call for which sleepers are woken: 300 us; with one row, a millisecond
 WORTH_EXPECTING = 25_000_000  # of a call that none can join later: they come before one thread would be half through
 HEAD = 8_000_000  # multiply-adds of a piece while sleepers wake, about as long as they take to come

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 # Multiply-adds in each thread for which its part of a step is worth being handed over, which takes some 1 us.
-WORTH_STEPPING = 80_000
+WORTH_STEPPING = 100_000
 # Multiply-adds up to which a step keeps the interpreter's lock, some 2 us: two threads that each step a session hand it
 # to each other otherwise, and do a third less between them than one of them alone (measured).
 BRIEF = 100_000
