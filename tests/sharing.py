@@ -15,7 +15,7 @@ from fastrnn.backends import numpy_
 from fastrnn.backends.tiled import crew, steps
 numpy_.WORTH_A_THREAD = crew.WORTH_CALLING = crew.WORTH_BINDING = steps.WORTH_STEPPING = 1
 crew.WORTH_WAKING = crew.WORTH_EXPECTING = 1
-crew.WORTH_MEETING = crew.WORTH_MEETING_ROWS = crew.WORTH_APART = 0
+crew.WORTH_MEETING = crew.WORTH_MEETING_ROWS = crew.WORTH_TOGETHER = crew.WORTH_APART = 0
 crew.PAUSE = 0.0
 crew.processors = lambda: 64
 """
@@ -34,6 +34,7 @@ def share_everything(rows_apart: int | None = None) -> Iterator[None]:
             "WORTH_EXPECTING": 1,
             "WORTH_MEETING": 0,
             "WORTH_MEETING_ROWS": 0,
+            "WORTH_TOGETHER": 0,
             "WORTH_APART": 0,
             "PAUSE": 0.0,
             "processors": lambda: 64,

@@ -16,6 +16,7 @@ from test_checkpoints import gradients
 
 import fastrnn
 from fastrnn.backends.tiled import backward, frame, pack, scan
+from fastrnn.backends.tiled.crew import Crew
 from fastrnn.reuse import address
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -67,14 +68,19 @@ def test_same_bits(backend: str, kind: str, lengths: str, monkeypatch: pytest.Mo
             found = gradients(layer, values, LENGTHS[lengths], every)
             for name, value in whole.items():
                 assert_same_bits(found[name], value, f"{name}, {rows} rows, every {every}")
-    seen = watched(monkeypatch)
-    for threads, rows_apart, rows in ((2, 1, 7), (2, 100, 7), (3, 2, 40), (3, 100, 40), (2, 100, 64)):
+    seen, ways = watched(monkeypatch), list[bool]()
+    share = Crew.share
+    monkeypatch.setattr(Crew, "share", lambda *given: (ways.append(given[-1]), share(*given)))
+    for threads, rows_apart, rows in ((2, 1, 7), (2, 100, 7), (3, 1, 40), (3, 100, 40), (2, 100, 64)):
         cut(monkeypatch, rows)
         for every in (None, 25):
             seen.clear()
+            ways.clear()
             with share_everything(rows_apart), fastrnn.threads(threads):
                 found = gradients(layer, values, LENGTHS[lengths], every)
             assert len(seen) > 1 or lengths in ("none", "one long")
+            if not layer.bidirectional and (rows_apart == 100 or lengths == "all"):
+                assert set(ways) <= {rows_apart == 1}
             for name, value in whole.items():
                 assert_same_bits(found[name], value, f"{name}, {threads} threads, {rows} rows, every {every}")
     weights = layer._packs()[0].weight_count

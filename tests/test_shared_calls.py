@@ -41,11 +41,15 @@ def a_crew(monkeypatch: pytest.MonkeyPatch, halves: bool = False, **native: Any)
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("members", [2, 3])
 @pytest.mark.parametrize("lengths", [None, [2, 6, 0]])
-@pytest.mark.parametrize("given", [False, True])
-def test_a_team_gives_the_same_bits(backend: str, kind: str, members: int, lengths: Any, given: bool) -> None:
-    """Of every layer and direction, ragged or not, from zeros or a given state."""
-    layer = LAYERS[kind](backend=backend)
-    x = np.random.default_rng(1).normal(size=(6, B, I)).astype(np.float32)
+@pytest.mark.parametrize(
+    ("steps", "dtype", "given"), [(6, "float32", False), (6, "float64", True), (400, "float32", True)]
+)
+def test_a_team_gives_the_same_bits(
+    backend: str, kind: str, members: int, lengths: Any, steps: int, dtype: Any, given: bool
+) -> None:
+    """Of every layer and direction, in one chunk of time or several, ragged or not, from zeros or a given state."""
+    layer = LAYERS[kind](backend=backend, dtype=dtype)
+    x = np.random.default_rng(1).normal(size=(steps, B, I))
     first = layer(x)[1] if given else None
 
     def call() -> list[np.ndarray]:
@@ -69,22 +73,42 @@ def test_a_team_gives_the_same_bits(backend: str, kind: str, members: int, lengt
     assert found.count(members) >= 4
 
 
+BUFFERS = ("frame", "table", "x")  # which nothing reads here
+
+
 def test_a_call_is_shared_with_those_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     crew = a_crew(monkeypatch, team_on=mock.Mock(return_value=2))
+    native: Any = crew.native
     crew.wake = mock.Mock()  # type: ignore[method-assign]
-    assert crew.share_soon(("frame", "x"), 1000, 10, 2)
-    assert crew.native.team_on.call_args.args == (crew.all_boxes, 2, "frame", "x")  # type: ignore[attr-defined]
+    assert crew.run_call(BUFFERS, 1000, 10, 2, False)
+    assert native.team_on.call_args.args == (crew.all_boxes, 2, *BUFFERS)
     assert not crew.wake.called
-    crew.native.team_on.return_value = 1  # type: ignore[attr-defined]
-    assert crew.share_soon(("frame", "x"), 1000, 10, 2)
+    native.team_on.return_value = 1
+    assert crew.run_call(BUFFERS, 1000, 10, 2, False)
     assert crew.wake.call_args.args == (1,)
+    assert not native.run_on.called
 
 
-def test_a_call_waits_for_nobody_who_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is made ready in Python, so that whoever is woken can join it later."""
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_short_call_does_not_wait_for_a_sleeper(apart: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes alone, and the next one finds the other awake. A longer one is made ready for who comes later."""
     crew = a_crew(monkeypatch)
+    native: Any = crew.native
+    crew.wake = mock.Mock()  # type: ignore[method-assign]
     crew._workers[0].box[bx.STATE] = bx.ASLEEP
-    assert not crew.share_soon(("frame", "x"), 1000, 10, 2)
+    assert crew.run_call(BUFFERS, crews.HEAD - 1, 10, 2, apart)
+    assert native.run_on.call_args.args == BUFFERS
+    assert crew.wake.call_args.args == (1,)
+    crew.wake.reset_mock()
+    assert not crew.run_call(BUFFERS, crews.HEAD, 10, 2, apart)
+    assert native.run_on.call_count == 1
+    assert not crew.wake.called
+    assert not native.team_on.called
+
+
+def test_rows_of_their_own_are_made_ready_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    crew = a_crew(monkeypatch)
+    assert not crew.run_call(BUFFERS, 1000, 10, 2, True)
     assert not crew.native.team_on.called  # type: ignore[attr-defined]
 
 
@@ -129,6 +153,8 @@ def test_rows_stay_together(halves: bool, pace: float, far: float, monkeypatch: 
     assert crew.split(2, few, short, int(meeting) + 2, bound=False) == TOGETHER
     assert crew.split(2, many, 1_000_000, 1 << 40) == APART
     assert crew.split(2, many, 2_000, 1 << 40, bound=False)[0] == 1
+    one_long = Rows.of(1000, 8, np.array([1000, 1, 1, 1, 1, 1, 1, 1]))
+    assert crew.split(2, one_long, 100_000, int(together) - 2, bound=False) == TOGETHER
 
 
 @compiled

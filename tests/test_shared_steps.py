@@ -17,7 +17,7 @@ from fastrnn.backends.tiled import steps
 
 X, Y = np.zeros((3, 8), np.float32), np.empty((3, 64), np.float32)
 WORK = 55_296  # multiply-adds of a step
-ROW = 10  # steps without a question
+STRETCH = 10  # steps without a question
 
 
 class Scene:
@@ -47,7 +47,7 @@ class Scene:
 @pytest.fixture
 def scene(backend: str) -> Iterator[Scene]:
     loaded: Any = load(backend)
-    with mock.patch.object(steps, "WORTH_ASKING", ROW * WORK), fastrnn.threads(1):
+    with mock.patch.object(steps, "WORTH_ASKING", STRETCH * WORK), fastrnn.threads(1):
         stream = fastrnn.LSTM(8, 64, backend=backend).stream(3)
         stream.step(X, out=Y)
     scene = Scene(stream._steps[0])
@@ -69,10 +69,10 @@ def scene(backend: str) -> Iterator[Scene]:
 
 @compiled
 def test_while_steps_go_well_nobody_is_asked(scene: Scene) -> None:
-    """Once in a row of them; then the crew hears of the others."""
+    """Once in a stretch of them; then the crew hears of the others."""
     assert scene.run() == ["size", "step", ("learn", 2, WORK)]
-    assert scene.run(ROW) == ["step"] * ROW
-    assert scene.run() == [("well", ROW, ROW), "size", "step", ("learn", 2, WORK)]
+    assert scene.run(STRETCH) == ["step"] * STRETCH
+    assert scene.run() == [("well", STRETCH, STRETCH), "size", "step", ("learn", 2, WORK)]
     assert scene.run(3) == ["step"] * 3
 
 
@@ -87,7 +87,7 @@ def test_a_step_that_did_not_go_well_is_told(scene: Scene, found: int) -> None:
         assert scene.run() == ["step", ("well", 3, 3), "size", ("learn", found, WORK), *woken]
         scene.found, scene.size = 2, 2
         assert scene.run() == ["size", "step", ("learn", 2, WORK)]
-        scene.run(ROW)
+        scene.run(STRETCH)
 
 
 @compiled
@@ -97,8 +97,8 @@ def test_what_is_no_step_changes_nothing(scene: Scene) -> None:
     scene.found = 0
     assert scene.run() == ["step"]
     scene.found = 2
-    assert scene.run(ROW - 3) == ["step"] * (ROW - 3)
-    assert scene.run()[0] == ("well", ROW, ROW)
+    assert scene.run(STRETCH - 3) == ["step"] * (STRETCH - 3)
+    assert scene.run()[0] == ("well", STRETCH, STRETCH)
 
 
 @compiled
@@ -122,9 +122,26 @@ def test_a_crew_that_is_another_one_is_asked(scene: Scene, backend: str) -> None
 
 
 @compiled
+def test_the_crew_knows_when_the_last_step_was(scene: Scene, backend: str) -> None:
+    """Others ask how long ago that was: whether workers are still awake."""
+    crew = load(backend).crew  # type: ignore[attr-defined]
+    scene.run(2)
+    crew.last = 0.0
+    scene.run(1)
+    assert crew.last > 0.0
+
+
+@compiled
 def test_long_steps_always_ask(backend: str) -> None:
     """Sleepers are woken at their begin: see `WORTH_ROUSING`."""
-    with mock.patch.multiple(steps, WORTH_ROUSING=WORK - 1, WORTH_ASKING=ROW * WORK):
+    crew: Any = load(backend).crew  # type: ignore[attr-defined]
+    asked = mock.Mock(return_value=1)
+    with (
+        mock.patch.multiple(steps, WORTH_ROUSING=WORK - 1, WORTH_ASKING=STRETCH * WORK, WORTH_STEPPING=1),
+        mock.patch.object(crew, "size", asked),
+        fastrnn.threads(2),
+    ):
         stream = fastrnn.LSTM(8, 64, backend=backend).stream(3)
-        stream.step(X, out=Y)
-        assert stream._steps[0]._row == 0  # type: ignore[attr-defined]
+        for _ in range(5):
+            stream.step(X, out=Y)
+    assert asked.call_count == 5

@@ -263,7 +263,10 @@ class Backend(Protocol):
         """Run parts of one kind over all rows, on as many threads as that is worth, ``threads`` at the most."""
 
     def steps(self, packs: Sequence[Any], rows: Rows, state: States, final: States) -> StepOf:
-        """Make ready one time step of all layers of a stack; ``state`` and ``final`` are `state_room`, not the same."""
+        """Make ready one time step of all layers of a stack, for rows of one valid step each in the batch's order.
+
+        ``state`` and ``final`` are `state_room`, and not the same.
+        """
 
     def state_room(self, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Array:
         """Zeros, (L, B, S), in rows that suit `steps`: a step need not copy them."""

@@ -115,7 +115,7 @@ class TiledBackend:
             if members == 1:
                 self.native.run_on(*buffers)
                 return
-            if not apart and self.crew.share_soon(buffers, rows.total * pack.weight_count, rows.longest, members):
+            if self.crew.run_call(buffers, rows.total * pack.weight_count, rows.longest, members, apart):
                 return
         scan = self.forward(pack, rows, x, y, each(state, at), each(final, at), reverse)
         if members > 1:

@@ -39,10 +39,10 @@ LOOKS = 30_000  # of a worker that has nothing to do, before it sleeps: some 0.7
 WORTH_CALLING, WORTH_BINDING = 300_000, 2_000_000
 # For processors that are near one another; times `Distance.factor` where a call meets often.
 WORTH_MEETING = 9_000  # multiply-adds in each thread between two meetings, each of which takes some 0.2 us
-WORTH_MEETING_ROWS = 24_000  # the same where there are more rows than a few, all of which each needs half of
-WORTH_TOGETHER = 200_000  # the same for rows to stay together if there is time to hand them out, up to `ROWS_APART`
-# All that for processors that take vectors of 64 bytes whole. Where one is taken in halves, as on a Zen 4, multiplying
-# and adding takes twice as long, and this part of each of these numbers is enough.
+WORTH_MEETING_ROWS = 24_000  # the same with several rows: half of each has to come from the other thread
+WORTH_TOGETHER = 200_000  # the same with several rows that could be handed out to threads, which meet only at the end
+# These, and `steps.WORTH_STEPPING`, are for processors that take vectors of 64 bytes whole. Where one is taken in two
+# halves, as on a Zen 4, multiplying and adding takes twice as long, and this part of them is enough.
 HALVES = 0.6
 WORTH_WAKING = 40_000_000  # multiply-adds of a call for which sleepers are woken: 300 us; with one row, a millisecond
 WORTH_EXPECTING = 25_000_000  # of a call that none can join later: they come before one thread would be half through
@@ -113,7 +113,7 @@ class Crew:
         self._lock = threading.Lock()
         self._workers: list[_Worker] = []
         self.all_boxes = NOBODY
-        self._last = 0.0  # when the last call that had a use for workers began or, if it was shared, ended
+        self.last = 0.0  # when the last call that had a use for workers began or, if it was shared, ended
         self._strikes = 0.0  # of late, calls in which a processor was missing
         self._in_vain = 0  # how often workers have been woken since one last took part in a call
         self._alone_until = 0.0  # when to try again after that
@@ -131,7 +131,7 @@ class Crew:
         if threads < 2 or not self.divisible(work, least):
             return 1
         now = time.perf_counter()
-        soon, self._last = now - self._last < SOON, now
+        soon, self.last = now - self.last < SOON, now
         if not soon and work < (
             WORTH_EXPECTING if at_once else WORTH_WAKING
         ):  # the workers are asleep, and it is over before they come
@@ -237,9 +237,10 @@ class Crew:
         if members == 1:
             return 1, False
         far, enough = self.distance.factor, work >= WORTH_APART * members
-        if directions > 1 or rows.batch >= ROWS_APART * members:
+        active = rows.total / rows.longest  # in a step, on average
+        if directions > 1 or active >= ROWS_APART * members:
             return (members if enough else 1), True
-        several = rows.batch >= 2 * members
+        several = active >= 2 * members
         if several and enough and step_work < WORTH_TOGETHER * self._pace * members * far:
             return members, True
         if several:
@@ -273,20 +274,26 @@ class Crew:
             self._apart(scans, -(-members // len(scans)), members)
         else:
             self._shared(scans[0], members)
-        self._last = time.perf_counter()
+        self.last = time.perf_counter()
 
-    def share_soon(self, buffers: tuple[Any, ...], work: int, steps: int, members: int) -> bool:
-        """Run a scan of so much work by a team, given as to `Native.run_on`, if nobody has to be woken before.
+    def run_call(self, buffers: tuple[Any, ...], work: int, steps: int, members: int, apart: bool) -> bool:
+        """Run a scan of so much work that needs no checkpoint, its buffers given as to `Native.run_on`.
 
-        In a tenth of the time in which `share` makes a scan ready.
+        By a team, if all that are to help are awake, which compiled code makes ready in a quarter of the time that
+        `share` takes; alone, if somebody sleeps and would come when it is over. Otherwise it is False, and nothing is
+        done: threads are to have rows of their own, or to join it later.
         """
         boxes = self.boxes(members - 1)
         if bx.ASLEEP in [worker.box[bx.STATE] for worker in self._workers[: members - 1]]:
-            return False
-        found = self.learn(self.native.team_on(boxes, members, *buffers), work, steps)
-        if found < members:
+            if work >= HEAD:
+                return False
+            self.native.run_on(*buffers)
             self.wake(members - 1)
-        self._last = time.perf_counter()
+        elif apart:
+            return False
+        elif self.learn(self.native.team_on(boxes, members, *buffers), work, steps) < members:
+            self.wake(members - 1)
+        self.last = time.perf_counter()
         return True
 
     def _shared(self, scan: Scan, members: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from time import perf_counter
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -52,10 +53,10 @@ class Steps:
         self._by_one = self._call(self._frames)
         self._teams: dict[int, tuple[Array, Any]] = {}  # the calls by so many, and what these need
         self._boxes = NOBODY
-        # The steps that are shared before the crew is asked again, how many are left, what they are called with, how
-        # many take part, and of how many threads.
-        self._row = WORTH_ASKING // max(self.total, 1) if self.total <= WORTH_ROUSING else 0
-        self._left, self._team, self._members, self._threads = 0, self._by_one, 1, 1
+        # The steps that are shared before the crew is asked again, how many of these are left, what they are called
+        # with, how many take part, and of how many threads.
+        self._stretch = WORTH_ASKING // max(self.total, 1) if self.total <= WORTH_ROUSING else 0
+        self._left, self._call_by_team, self._members, self._threads = 0, self._by_one, 1, 1
         native = crew.native
         # As a method of its first argument: a partial object takes longer.
         self._alone: Callable[[Any, Any], int] = MethodType(
@@ -67,16 +68,18 @@ class Steps:
         """By several threads, where that is worth it."""
         threads, crew = get_num_threads(), self.crew
         if self._left and threads == self._threads and self._boxes is crew.all_boxes:
-            found: int = crew.native.step(self._team, x, y)
+            found: int = crew.native.step(self._call_by_team, x, y)
             if found == self._members:
                 self._left -= 1
+                crew.last = perf_counter()
             elif found:
                 self._tell()
                 members = crew.size(threads, self.work, WORTH_STEPPING, at_once=True)
                 if crew.learn(found, self.total) < members:
                     crew.wake(members - 1)
             return found
-        self._tell()
+        if self._members > 1:
+            self._tell()
         members = crew.size(threads, self.work, WORTH_STEPPING, at_once=True) if threads > 1 else 1
         if members == 1:
             return self._alone(x, y)
@@ -87,13 +90,13 @@ class Steps:
         if found and crew.learn(found, self.total) < members:
             crew.wake(members - 1)
         if found == members:
-            self._left, self._team, self._members, self._threads = self._row, team, members, threads
+            self._call_by_team, self._members, self._threads, self._left = team, members, threads, self._stretch
         return found
 
     def _tell(self) -> None:
         """Tell the crew of the steps that it was not asked about: all have gone well."""
-        if self._members > 1:
-            self.crew.went_well(self._row - self._left, self._row - self._left)
+        good = self._stretch - self._left
+        self.crew.went_well(good, good)
         self._left, self._members = 0, 1
 
     def _frame(self, pack: TiledPack, index: int, between: list[Array], state: States, final: States) -> Array:
