@@ -4,6 +4,8 @@ python benchmarks/second_thread.py [SECONDS] [BACKEND]
 
 One and two threads take turns, SECONDS for each size (default 1). The size for which two are worst comes first. A
 second thread must make nothing slower: the status is 1 if two take more than a tenth longer somewhere, by the medians.
+Last comes how long a word takes from one processor to the other: where a host has just put them far apart (some 170 ns
+in place of 40), calls are shared that are not worth it until the library has measured that, too.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 import fastrnn
+from fastrnn.bench.machine import handover
 
 TURN = 0.01  # seconds
 LIMIT = 1.1
@@ -91,11 +94,15 @@ def measure(kind: str, cell: str, steps: int, batch: int, units: int, seconds: f
 
 def main(seconds: float, backend: str | None) -> int:
     """Measure all, and print a table."""
-    found = [measure(kind, *size, seconds, backend) for kind, sizes in SIZES for size in sizes]
+    found, words = [], [handover()]
+    for kind, sizes in SIZES:
+        found += [measure(kind, *size, seconds, backend) for size in sizes]
+        words.append(handover())
     found.sort(key=lambda result: -result.ratio)
     print(f"{'':30}{'1 thread':>12}{'2 threads':>12}{'2 / 1':>8}")
     for result in found:
         print(f"{result.label:30}{result.one * 1e6:9.1f} us{result.two * 1e6:9.1f} us{result.ratio:8.2f}")
+    print("a word:", ", ".join(f"{seconds * 1e9:.0f} ns" for seconds in words if seconds is not None))
     return int(found[0].ratio > LIMIT)
 
 

@@ -36,7 +36,7 @@ from fastrnn.threads import checkpoint
 LOOKS = 30_000  # of a worker that has nothing to do, before it sleeps: some 0.7 to 1.5 ms
 # Multiply-adds in each thread for which its part is worth being handed over: of a call that compiled code gets ready,
 # which takes some 4 us, and of one that Python does, as all that is recorded, which takes some 20.
-WORTH_CALLING, WORTH_BINDING = 300_000, 2_000_000
+WORTH_CALLING, WORTH_BINDING = 450_000, 4_000_000
 # For processors that are near one another; times `Distance.factor` where a call meets often.
 WORTH_MEETING = 9_000  # multiply-adds in each thread between two meetings, each of which takes some 0.2 us
 WORTH_MEETING_ROWS = 24_000  # the same with several rows: half of each has to come from the other thread
