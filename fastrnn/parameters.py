@@ -45,12 +45,14 @@ class ParameterStore:
         self._leases: dict[str, weakref.ref[_Lease]] = {}
         self._snapshots: dict[str, Array] = {}  # of every parameter that was leased when it was last looked at
         self._packs: Packs | None = None
+        self.current: Packs | None = None  # the packs, while nobody can have written to a parameter since
         self._lock = threading.Lock()
         renew_after_fork(self)
 
     def lease(self, name: str) -> Array:
         """A writable array on the memory of a parameter."""
         with self._lock:
+            self.current = None
             reference = self._leases.get(name)
             lease = reference() if reference is not None else None
             if lease is None:
@@ -71,7 +73,7 @@ class ParameterStore:
             # A copy, since the value may be a view of a parameter that is written before this one.
             new[name] = checks.shaped(f"values[{name!r}]", value, self.dtype, self.shapes[name], "the shape", copy=True)
         with self._lock:
-            self._packs = None
+            self._packs = self.current = None
             for name, array in new.items():
                 self._memory[name][...] = array
                 if name in self._snapshots:
@@ -84,13 +86,14 @@ class ParameterStore:
 
     def packs(self) -> Packs:
         """The packs of the present values: those of the last call where nothing has changed, the same objects."""
-        packs = self._packs
-        if packs is not None and not self._snapshots:
+        packs = self.current
+        if packs is not None:
             return packs
         with self._lock:
             self._look()
             if self._packs is None:
                 self._packs = self._make({**self._memory, **self._snapshots})
+            self.current = None if self._snapshots else self._packs
             return self._packs
 
     def _look(self) -> None:

@@ -5,13 +5,15 @@ A step is the layer's own scan over one time step, on buffers that are made once
 
 from __future__ import annotations
 
+import sys
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastrnn import checks
-from fastrnn.backends.contract import Array, States, StepOf
+from fastrnn.backends.contract import HELD, TURN, TURN_FIELDS, Array, States
 from fastrnn.layout import plain_rows
 from fastrnn.threads import renew_after_fork
 
@@ -50,20 +52,23 @@ class Stream:
         self.layer = layer
         self.batch_size = batch_size = checks.size("batch_size", batch_size, most=1 << 31)
         self._backend = layer._stack.layers[0].backend
-        self._packs: Any = None
-        self._current = layer._packs
+        self._store = layer._store
+        self._packs: Any = ()  # those that the steps are made for; none yet
         self._rows = plain_rows(1, batch_size)
+        # A step goes from the states that hold to the other ones, so that nothing is ever half done.
+        self._states = (self._room(), self._room())
+        self._turns = np.zeros(TURN_FIELDS, np.int64)
+        self._hold = _Hold(self._turns)
         self._lock = threading.Lock()
         renew_after_fork(self)
-        self._states = (self._room(), self._room())
-        self._turn = 0  # which of them holds; a step writes the other one, so that nothing is half done
         self._dtype = layer.dtype
         self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {  # of x and of the y that it gets
             (batch_size, layer.input_size): (batch_size, layer._width)
         }
         if batch_size == 1:
             self._shapes[layer.input_size,] = (layer._width,)
-        self._steps: tuple[StepOf, ...] = ()  # from each of the states to the other one
+        self._steps: Any = None
+        self._atomic: Callable[[Any, Any], int] | None = None  # the step, if nothing can come in between
 
     def step(self, x: ArrayLike, out: Array | None = None) -> Array:
         """One time step of every sequence.
@@ -86,15 +91,18 @@ class Stream:
         """
         if out is None and type(x) is np.ndarray and x.dtype is self._dtype and x.shape in self._shapes:
             out = np.empty(self._shapes[x.shape], self._dtype)
+        atomic = self._atomic
+        if atomic is not None and self._packs is self._store.current and atomic(x, out):  # it looks at what they are
+            return out  # type: ignore[return-value]  # None is not what a step can write to
         lock = self._lock
         lock.acquire()  # a with statement takes twice as long
         try:
-            packs = self._current()
-            if packs is not self._packs:
-                self._bind(packs)
-            if self._steps[self._turn].run(x, out):  # it looks at what they are
-                self._turn ^= 1
-                return out  # type: ignore[return-value]  # None is not what a step can write to
+            if self._packs is not self._store.current:
+                self._bind(self._store.packs())
+            if self._atomic is not None:
+                self._turns[HELD] = 0  # an interrupt or a fork may have left it set
+            if self._steps.run(x, out):
+                return out  # type: ignore[return-value]
         finally:
             lock.release()
         return self._step_of_copies(x, out)
@@ -140,19 +148,19 @@ class Stream:
             self._check_out(out, shape)
         rows = plain_rows(steps, batch)
         y, yt = layer._layout.output(rows, layer._width, batched)
-        with self._lock:
-            state, final = self._states[self._turn], self._states[1 - self._turn]
-            layer._stack.forward(layer._packs(), rows, xt, yt, state, final)
+        with self._lock, self._hold as turn:
+            state, final = self._states[turn], self._states[1 - turn]
+            layer._stack.forward(self._store.packs(), rows, xt, yt, state, final)
             if out is not None:
                 out[...] = y
-            self._turn ^= 1
+            self._turns[TURN] = 1 - turn
         return y if out is None else out
 
     @property
     def state(self) -> Any:
         """A copy of the state, as the layer returns it: (L, B, S) each."""
-        with self._lock:
-            states = tuple(array.copy() for array in self._states[self._turn])
+        with self._lock, self._hold as turn:
+            states = tuple(array.copy() for array in self._states[turn])
         return self.layer._states.present(states, True)
 
     def reset(self, state: Any = None) -> None:
@@ -170,10 +178,10 @@ class Stream:
         """
         layout = self.layer._states
         new = layout.zeros(self.batch_size) if state is None else layout.read("state", state, self.batch_size, True)
-        with self._lock:
-            for array, values in zip(self._states[1 - self._turn], new, strict=True):
+        with self._lock, self._hold as turn:
+            for array, values in zip(self._states[1 - turn], new, strict=True):
                 array[...] = values
-            self._turn ^= 1
+            self._turns[TURN] = 1 - turn
 
     def __repr__(self) -> str:
         return f"<Stream of {self.batch_size} sequences of {self.layer!r}>"
@@ -184,13 +192,12 @@ class Stream:
         return tuple([backend.state_room((layout.count, self.batch_size, w), layout.dtype) for w in layout.widths])
 
     def _bind(self, packs: Any) -> None:
-        """Make a step ready from each of the states to the other."""
-        backend, (one, other) = self._backend, self._states
-        self._steps = (
-            backend.steps(packs, self._rows, one, other),
-            backend.steps(packs, self._rows, other, one),
-        )
-        self._packs = packs
+        """Make steps with these weights ready."""
+        if packs is self._packs:
+            return
+        self._steps = self._backend.steps(packs, self._rows, self._states, self._turns)
+        self._atomic = self._steps.run if self._steps.atomic and _one_at_a_time() else None
+        self._packs = packs  # the last: from now on others may take a step at once
 
     def _check_out(self, out: object, shape: tuple[int, ...]) -> None:
         if not isinstance(out, np.ndarray):
@@ -200,3 +207,22 @@ class Stream:
             raise ValueError(f"out: expected {expected}, got {checks.described(out)}")
         if not out.flags.writeable:
             raise ValueError("out: expected an array that can be written, got a read-only one")
+
+
+class _Hold:
+    """Keeps atomic steps away from the states, with the stream's lock; with it as whose turn it is."""
+
+    def __init__(self, turns: Array) -> None:
+        self._turns = turns
+
+    def __enter__(self) -> int:
+        self._turns[HELD] = 1
+        return int(self._turns[TURN])
+
+    def __exit__(self, *_: object) -> None:
+        self._turns[HELD] = 0
+
+
+def _one_at_a_time() -> bool:
+    """Whether threads hold the interpreter's lock while they use it; some builds of Python have none."""
+    return bool(getattr(sys, "_is_gil_enabled", lambda: True)())

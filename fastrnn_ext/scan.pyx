@@ -15,6 +15,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
+from cpython.ref cimport PyObject
 
 include "fields.pxi"
 include "sources.pxi"
@@ -36,6 +37,15 @@ cdef extern from "machine.h" nogil:
     bint processor_has(int which)
     bint processor_halves()
     void fetch_bytes(int64_t at, int64_t count)
+
+cdef extern from "Python.h":
+    ctypedef PyObject *(*PyCFunction)(PyObject *, PyObject *)
+    ctypedef struct PyMethodDef:
+        const char *ml_name
+        PyCFunction ml_meth
+        int ml_flags
+    int METH_FASTCALL
+    object PyCFunction_NewEx(PyMethodDef *definition, object to, PyObject *module)
 
 cdef extern from "tables.h" nogil:
     ctypedef void (*fastrnn_stages)(int64_t frame, int64_t linked, int64_t rows) noexcept nogil
@@ -747,7 +757,7 @@ cdef bint plain(object thing, const int64_t *table, int64_t width, int64_t axes,
 
 cdef bint begin_step(const int64_t *table, object x, object y) noexcept:
     """Point a step's frames at x and y, if these are plain arrays as it is said there; whether they are."""
-    cdef int64_t here = table[F_STEP_FRAMES], layers = table[F_STEP_LAYERS]
+    cdef int64_t here = step_frames(table), layers = table[F_STEP_LAYERS]
     cdef int64_t members = table[F_STEP_MEMBERS], size = table[F_STEP_SIZE]
     cdef int64_t m, axes
     if not cnp.PyArray_CheckExact(x):
@@ -763,9 +773,20 @@ cdef bint begin_step(const int64_t *table, object x, object y) noexcept:
     return True
 
 
+cdef inline int64_t *turns_of(const int64_t *table) noexcept nogil:
+    """Whose turn it is, and whether somebody holds the states: see `contract.TURN`."""
+    return words(table[F_STEP_TURNS])
+
+
+cdef inline int64_t step_frames(const int64_t *table) noexcept nogil:
+    """The frames of the step whose turn it is."""
+    return table[F_STEP_FRAMES] + 8 * table[F_STEP_SIZE] * table[F_STEP_MEMBERS] * table[F_STEP_LAYERS] * turns_of(
+        table)[C_TURN]
+
+
 cdef int64_t all_layers(const int64_t *table) noexcept nogil:
     """One step of every layer; with more than one member the units are shared by a team. NO_MEMORY, or who took part."""
-    cdef int64_t here = table[F_STEP_FRAMES], rows = table[F_STEP_ROWS]
+    cdef int64_t here = step_frames(table), rows = table[F_STEP_ROWS]
     cdef int64_t members = table[F_STEP_MEMBERS], size = table[F_STEP_SIZE]
     cdef int64_t k, joined = 1
     cdef bint wrong = False
@@ -777,14 +798,17 @@ cdef int64_t all_layers(const int64_t *table) noexcept nogil:
             joined = as_team(words(table[F_STEP_BOXES]), table[F_STEP_BOX_COUNT], here, size, members, 0, rows, 0, 1)
             wrong |= joined == NO_MEMORY
         here += 8 * size * members
-    return NO_MEMORY if wrong else joined
+    if wrong:
+        return NO_MEMORY
+    turns_of(table)[C_TURN] ^= 1
+    return joined
 
 
-def step(cnp.ndarray step_call not None, x, y):
-    """See `Native`."""
-    cdef const int64_t *table = words(data(step_call))
+cdef object step(object bound_to, PyObject **given, Py_ssize_t count):
+    """See `Native.bound_step`."""
+    cdef const int64_t *table = words(data((<tuple>bound_to)[0]))
     cdef int64_t joined
-    if not begin_step(table, x, y):
+    if count != 2 or not begin_step(table, <object>given[0], <object>given[1]):
         return 0
     with nogil:
         joined = all_layers(table)
@@ -793,16 +817,29 @@ def step(cnp.ndarray step_call not None, x, y):
     return joined
 
 
-def brief_step(cnp.ndarray step_call not None, x, y):
-    """See `Native`: with the interpreter's lock."""
-    cdef const int64_t *table = words(data(step_call))
+cdef object brief_step(object bound_to, PyObject **given, Py_ssize_t count):
+    """See `Native.bound_step`: with the interpreter's lock."""
+    cdef const int64_t *table = words(data((<tuple>bound_to)[0]))
     cdef int64_t joined
-    if not begin_step(table, x, y):
+    if count != 2 or turns_of(table)[C_HELD] or not begin_step(table, <object>given[0], <object>given[1]):
         return 0
     joined = all_layers(table)
     if joined == NO_MEMORY:
         raise MemoryError("no memory for what a kernel needs")
     return joined
+
+
+# Called as the interpreter calls its own functions, with the arguments where they lie on its stack.
+cdef PyMethodDef step_definition, brief_definition
+step_definition.ml_name = brief_definition.ml_name = b"step"
+step_definition.ml_flags = brief_definition.ml_flags = METH_FASTCALL
+step_definition.ml_meth = <PyCFunction><void *>step
+brief_definition.ml_meth = <PyCFunction><void *>brief_step
+
+
+def bound_step(cnp.ndarray step_call not None, held, bint brief):
+    """See `Native`."""
+    return PyCFunction_NewEx(&brief_definition if brief else &step_definition, (step_call, held), NULL)
 
 
 def room(cnp.ndarray frame not None, int64_t rows, int64_t steps, int64_t members):

@@ -413,7 +413,7 @@ def test_a_step_of_some_length_wakes_workers_at_its_begin(name: str, worth: int,
         mock.patch.object(steps, "WORTH_ROUSING", worth),
         mock.patch.object(backend.crew, "divisible", return_value=True),
         mock.patch.multiple(backend.crew, size=size, begin=noted("begin", 0), wake=noted("wake"), learn=lambda *_: 1),
-        mock.patch.object(backend.native, "step", noted("step", 1), create=True),
+        mock.patch.object(backend.native, "bound_step", return_value=noted("step", 1)),
     ):
         stream.step(x, out=y)
     assert done == expected

@@ -50,7 +50,7 @@ def scene(backend: str) -> Iterator[Scene]:
     with mock.patch.object(steps, "WORTH_ASKING", STRETCH * WORK), fastrnn.threads(1):
         stream = fastrnn.LSTM(8, 64, backend=backend).stream(3)
         stream.step(X, out=Y)
-    scene = Scene(stream._steps[0])
+    scene = Scene(stream._steps)
     crew = {
         "size": scene.noted("size", lambda *_: scene.size),
         "went_well": scene.noted("well"),
@@ -61,7 +61,7 @@ def scene(backend: str) -> Iterator[Scene]:
     scene.step._alone = scene.noted("alone", lambda *_: scene.found)
     with (
         mock.patch.multiple(loaded.crew, **crew),
-        mock.patch.object(loaded.native, "step", scene.noted("step", lambda *_: scene.found), create=True),
+        mock.patch.object(loaded.native, "bound_step", return_value=scene.noted("step", lambda *_: scene.found)),
         fastrnn.threads(2),
     ):
         yield scene

@@ -163,8 +163,14 @@ class Tape(Protocol):
 Part = Callable[[int, int], None]  # run(low, high): do the work of sorted rows low .. high - 1
 
 
+# A stream has its states twice. Two whole numbers tell which of them count now, and whether somebody is at work on them
+# and no step may come in between.
+TURN, HELD = range(2)
+TURN_FIELDS = 2
+
+
 class StepOf(Protocol):
-    """One time step of all layers, bound to the states that it reads and writes."""
+    """One time step of all layers, from the states whose turn it is to the others, whose turn it is then."""
 
     @property
     def run(self) -> Callable[[Any, Any], int]:
@@ -172,6 +178,13 @@ class StepOf(Protocol):
 
         It returns 0 and has done nothing unless both are plain arrays of the layers' dtype, x (B, I) and y (B, O) or,
         with one row, (I,) and (O,), and y can be written. A plain one is no subclass, and C-contiguous and aligned.
+        """
+
+    @property
+    def atomic(self) -> bool:
+        """Whether a step keeps the interpreter's lock, so that nothing of another thread comes in between.
+
+        Then ``run`` also returns 0, and has done nothing, while the states are `HELD`.
         """
 
 
@@ -262,10 +275,10 @@ class Backend(Protocol):
     def run(self, parts: Sequence[Part], rows: Rows, threads: int) -> None:
         """Run parts of one kind over all rows, on as many threads as that is worth, ``threads`` at the most."""
 
-    def steps(self, packs: Sequence[Any], rows: Rows, state: States, final: States) -> StepOf:
+    def steps(self, packs: Sequence[Any], rows: Rows, states: tuple[States, States], turns: Array) -> StepOf:
         """Make ready one time step of all layers of a stack, for rows of one valid step each in the batch's order.
 
-        ``state`` and ``final`` are `state_room`, and not the same.
+        Both ``states`` are `state_room`, and not the same; ``turns`` has `TURN` and `HELD`.
         """
 
     def state_room(self, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Array:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.backends.contract import Array, Part, Rows, States, StepOf, cuts, each, step_fits
+from fastrnn.backends.contract import TURN, Array, Part, Rows, States, StepOf, cuts, each, step_fits
 from fastrnn.backends.evaluate import PROJECTION, Backward, Forward, Values
 from fastrnn.backends.steps import Piece, Steps
 from fastrnn.equations import Sizes
@@ -204,9 +204,9 @@ class NumpyBackend:
         threads_run([partial(run, low, high) for low, high in ranges for run in runs])
         threads_run([task for part in parts if isinstance(part, _Backward) for task in part.tasks])
 
-    def steps(self, packs: Sequence[NumpyPack], rows: Rows, state: States, final: States) -> StepOf:
+    def steps(self, packs: Sequence[NumpyPack], rows: Rows, states: tuple[States, States], turns: Array) -> StepOf:
         """The scans of all layers over one step, on arrays of their own."""
-        return _Steps(self, packs, rows, state, final)
+        return _Steps(self, packs, rows, states, turns)
 
     def state_room(self, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Array:
         """See the contract. Any rows suit it."""
@@ -262,16 +262,19 @@ class _Backward(_Scan):
 class _Steps:
     """One time step of all layers."""
 
+    atomic = False
+
     def __init__(
-        self, backend: NumpyBackend, packs: Sequence[NumpyPack], rows: Rows, state: States, final: States
+        self, backend: NumpyBackend, packs: Sequence[NumpyPack], rows: Rows, states: tuple[States, States], turns: Array
     ) -> None:
-        self.backend, self.rows = backend, rows
+        self.backend, self.rows, self.turns = backend, rows, turns
         widths = [packs[0].sizes.input_size, *(pack.state_sizes[0] for pack in packs)]
         self.values = [np.zeros((1, rows.batch, width), packs[0].dtype) for width in widths]
-        self.parts = []
-        for index, (pack, x, y) in enumerate(zip(packs, self.values[:-1], self.values[1:], strict=True)):
-            begin, end = tuple(s[index] for s in state), tuple(s[index] for s in final)
-            self.parts.append(backend.forward(pack, rows, x, y, begin, end, False))
+        self.parts: tuple[list[Part], list[Part]] = [], []  # of either turn
+        for turn, parts in enumerate(self.parts):
+            for index, (pack, x, y) in enumerate(zip(packs, self.values[:-1], self.values[1:], strict=True)):
+                begin, end = each(states[turn], index), each(states[1 - turn], index)
+                parts.append(backend.forward(pack, rows, x, y, begin, end, False))
 
     def run(self, x: Any, y: Any) -> int:
         """See `contract.StepOf`."""
@@ -279,9 +282,10 @@ class _Steps:
         if not step_fits(x, y, first.dtype, self.rows.batch, first.shape[1], last.shape[1]):
             return 0
         first[...] = x
-        for part in self.parts:
+        for part in self.parts[self.turns[TURN]]:
             self.backend.run([part], self.rows, get_num_threads())
         y[...] = last if y.ndim == 2 else last[0]
+        self.turns[TURN] ^= 1
         return 1
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn import cells
+from fastrnn.backends import contract
 from fastrnn.backends.cython_.c_text import Functions
 from fastrnn.backends.cython_.sets import SETS
 from fastrnn.backends.tiled import box, frame, outer, program
@@ -46,8 +47,9 @@ def shipped() -> list[Cell]:
 
 
 def fields() -> dict[str, int]:
-    """The constants that kernels share with Python: F_.. of the frame, the stages and the products, B_.. of a box."""
-    modules = (("F_", frame), ("F_", program), ("B_", box), ("OUTER_", outer))
+    """The constants that kernels share with Python: F_.. of the frame, the stages and the products, B_.. of a box,
+    C_.. of the contract."""
+    modules = (("C_", contract), ("F_", frame), ("F_", program), ("B_", box), ("OUTER_", outer))
     found = {
         prefix + name: value
         for prefix, module in modules

@@ -15,7 +15,7 @@ from fastrnn.plan import Plan
 
 # What the extension's functions are under the same names.
 _FUNCTIONS = (
-    "run", "run_on", "team_on", "run_as_team", "run_list", "step", "brief_step", "serve", "rouse", "expect", "volley",
+    "run", "run_on", "team_on", "run_as_team", "run_list", "bound_step", "serve", "rouse", "expect", "volley",
     "point", "room", "sort_rows", "clear_padding", "step_offsets", "history_offsets",
 )  # fmt: skip
 
@@ -28,8 +28,7 @@ class CythonNative:
     team_on: Any
     run_as_team: Any
     run_list: Any
-    step: Any
-    brief_step: Any
+    bound_step: Any
     serve: Any
     rouse: Any
     expect: Any

@@ -51,7 +51,7 @@ def sets_of(platform: str) -> list[str]:
 
 
 # Everything that decides what the extension computes, or how it is called.
-_SHARED = ("approximations", "derive", "equations", "graph", "plan")
+_SHARED = ("approximations", "backends/contract", "derive", "equations", "graph", "plan")
 _TILED = ("arithmetic", "box", "chains", "emitter", "frame", "native", "outer", "program", "target", "tile")
 _OWN = ("c_text", "generate", "sets")
 _EXTENSION = ("scan.pyx", "machine.h", "tables.h", "vector.h")

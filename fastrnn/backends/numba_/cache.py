@@ -44,7 +44,8 @@ def sources() -> bytes:
     """A digest of everything that decides which instructions are emitted."""
     package = Path(fastrnn.__file__).parent
     found = hashlib.sha256(repr(target()).encode())
-    shared = [package / f"{name}.py" for name in ("approximations", "derive", "equations", "graph", "plan")]
+    names = ("approximations", "backends/contract", "derive", "equations", "graph", "plan")
+    shared = [package / f"{name}.py" for name in names]
     folders = [package / "backends" / name for name in ("numba_", "tiled")]
     for path in [*(path for folder in folders for path in sorted(folder.glob("*.py"))), *shared]:
         found.update(path.read_bytes())

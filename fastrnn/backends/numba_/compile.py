@@ -18,6 +18,11 @@ def inner(function: Callable[..., Any]) -> Any:
     return njit(nogil=True, error_model="numpy")(function)
 
 
+def inlined(function: Callable[..., Any]) -> Any:
+    """As `inner`, but copied to where it is called: for what is called in every step and does little."""
+    return njit(nogil=True, error_model="numpy", inline="always")(function)
+
+
 def compiled(function: Callable[..., Any], brief: bool = False) -> Any:
     """A kernel: compiled on first use and kept on disk, where there is a place for that.
 

@@ -9,10 +9,9 @@ enough goes to sleep, in Python, where it costs nothing (see `fastrnn.backends.t
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 
+from fastrnn.backends.contract import HELD, TURN, TURN_FIELDS
 from fastrnn.backends.numba_.atomics import (
     call_kernel,
     exchange_if,
@@ -23,6 +22,7 @@ from fastrnn.backends.numba_.atomics import (
     store_release,
     wait_for,
 )
+from fastrnn.backends.numba_.bound import get_lock_back, give_up_lock, number_to_object
 from fastrnn.backends.numba_.compile import compiled, inner
 from fastrnn.backends.numba_.intrinsics import keep, whole_numbers
 from fastrnn.backends.numba_.objects import (
@@ -34,7 +34,9 @@ from fastrnn.backends.numba_.objects import (
     STRIDES,
     WRITEABLE,
     data,
+    item,
     numbers_of,
+    object_at,
     plain_axes,
     sizes,
     words,
@@ -303,17 +305,18 @@ def run_list(boxes, frames, ranges, most):  # type: ignore[no-untyped-def]
 
 
 @inner
-def all_layers(step_call, x, y):  # type: ignore[no-untyped-def]
-    """One time step of every layer of a stack, ``x`` in and ``y`` out, on as many threads as ``step_call`` is for.
+def all_layers(table, x, y):  # type: ignore[no-untyped-def]
+    """One time step of every layer of a stack, ``x`` in and ``y`` out, as the ``table`` of a step call has it.
 
-    ``step_call`` is an array of `frame.STEP_FRAMES` and so on. Returns what `as_team` does, or 0, and has done nothing,
-    where x and y are no plain arrays as they are said to be there.
+    Returns what `as_team` does, or 0, and has done nothing, where x and y are no plain arrays as they are said to be
+    there.
     """
-    table = whole_numbers(data(step_call), f.STEP_FIELDS)
     axes = plain_axes(x, table, table[f.STEP_INPUTS], CONTIGUOUS | ALIGNED)
     if axes == 0 or axes != plain_axes(y, table, table[f.STEP_OUTPUTS], CONTIGUOUS | ALIGNED | WRITEABLE):
         return 0
-    here, layers, members, size = table[f.STEP_FRAMES], table[f.STEP_LAYERS], table[f.STEP_MEMBERS], table[f.STEP_SIZE]
+    turns = whole_numbers(table[f.STEP_TURNS], TURN_FIELDS)
+    layers, members, size = table[f.STEP_LAYERS], table[f.STEP_MEMBERS], table[f.STEP_SIZE]
+    here = table[f.STEP_FRAMES] + 8 * size * members * layers * turns[TURN]
     rows = table[f.STEP_ROWS]
     for m in range(members):
         whole_numbers(here + 8 * size * m, FRAME)[f.X] = data(x)
@@ -326,19 +329,43 @@ def all_layers(step_call, x, y):  # type: ignore[no-untyped-def]
             boxes = whole_numbers(table[f.STEP_BOXES], table[f.STEP_BOX_COUNT])
             joined = as_team(boxes, here, size, members, 0, rows, 0, 1)
         here += 8 * size * members
+    turns[TURN] ^= 1
     return joined
 
 
+@inner
+def step_table(bound_to):  # type: ignore[no-untyped-def]
+    """The table of the step call that a function is bound to."""
+    return whole_numbers(data(item(object_at(bound_to), 0)), f.STEP_FIELDS)
+
+
+@inner
+def argument(given, index):  # type: ignore[no-untyped-def]
+    """One of the arguments at an address."""
+    return object_at(whole_numbers(given, index + 1)[index])
+
+
 @compiled
-def step(step_call, x, y):  # type: ignore[no-untyped-def]
-    """`all_layers`."""
-    return all_layers(step_call, x, y)
+def step(bound_to, given, count):  # type: ignore[no-untyped-def]
+    """`all_layers`, while other threads have the interpreter."""
+    found = 0
+    if count == 2:
+        lock = give_up_lock()
+        found = all_layers(step_table(bound_to), argument(given, 0), argument(given, 1))
+        get_lock_back(lock)
+    return number_to_object(found)
 
 
-@partial(compiled, brief=True)
-def brief_step(step_call, x, y):  # type: ignore[no-untyped-def]
-    """`all_layers`, in less time than it would take other threads to get the interpreter's lock and give it back."""
-    return all_layers(step_call, x, y)
+@compiled
+def brief_step(bound_to, given, count):  # type: ignore[no-untyped-def]
+    """`all_layers`, in less time than it would take other threads to get the interpreter and give it back.
+
+    Nothing is done, and 0 returned, while somebody holds the states.
+    """
+    table, found = step_table(bound_to), 0
+    if count == 2 and whole_numbers(table[f.STEP_TURNS], TURN_FIELDS)[HELD] == 0:
+        found = all_layers(table, argument(given, 0), argument(given, 1))
+    return number_to_object(found)
 
 
 @inner

@@ -78,6 +78,16 @@ def keep(_context: Any, array: Any) -> Any:
 
 
 @intrinsic
+def one_by_one(_context: Any, index: Any) -> Any:
+    """The index of a loop of a few rounds: the compiler would make vectors of them, which takes longer than they do."""
+
+    def codegen(_target: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.asm(ir.FunctionType(I64, [I64]), "", "=r,0", args, side_effect=True)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
 def copy_bytes(_context: Any, into: Any, source: Any, count: Any) -> Any:
     """Copy ``count`` bytes between two addresses."""
 

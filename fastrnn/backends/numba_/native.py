@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numba import types
 
+from fastrnn.backends.contract import Array
 from fastrnn.backends.numba_ import host, rows, scan
+from fastrnn.backends.numba_.bound import SIGNATURE, bound
 from fastrnn.backends.numba_.compile import address_of, compiled_for
 from fastrnn.backends.numba_.objects import ObjectType
 from fastrnn.backends.numba_.target import halves, target
@@ -58,6 +60,10 @@ class NumbaNative(_OnDemand):
         """See `Native`."""
         return address_of(scan.weight_gradient, (type_of(Shared("outer", dtype)), *SCAN_ARGUMENTS)), 0
 
+    def bound_step(self, call: Array, held: Any, brief: bool) -> Callable[[Any, Any], int]:
+        """See `Native`."""
+        return bound(address_of(host.brief_step if brief else host.step, SIGNATURE), (call, held))
+
 
 _OBJECT, _WHOLE = ObjectType(), types.int64
 _HOST = {
@@ -66,8 +72,6 @@ _HOST = {
     "team_on": (host.team_on, (_OBJECT, _WHOLE, *[_OBJECT] * 6, _WHOLE, types.boolean, types.boolean)),
     "run_as_team": (host.run_as_team, (_OBJECT, _OBJECT, *[_WHOLE] * 4)),
     "run_list": (host.run_list, (*[_OBJECT] * 3, _WHOLE)),
-    "step": (host.step, (_OBJECT,) * 3),
-    "brief_step": (host.brief_step, (_OBJECT,) * 3),
     "serve": (host.serve, (_OBJECT, _WHOLE)),
     "rouse": (host.rouse, (_OBJECT,)),
     "expect": (host.expect, (_OBJECT, _WHOLE)),
@@ -86,6 +90,8 @@ def compile_host() -> None:
     native = NumbaNative()
     for name in _HOST:
         getattr(native, name)
+    for dispatcher in (host.step, host.brief_step):
+        address_of(dispatcher, SIGNATURE)
 
 
 @lru_cache(maxsize=512)

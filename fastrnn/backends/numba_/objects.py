@@ -56,6 +56,16 @@ def _address(_context: Any, thing: Any) -> Any:
     return types.int64(thing), codegen
 
 
+@intrinsic
+def object_at(_context: Any, _at: Any) -> Any:
+    """The object at an address."""
+
+    def codegen(_target: Any, _builder: Any, _signature: Any, args: Any) -> Any:
+        return args[0]
+
+    return ObjectType()(types.int64), codegen
+
+
 @inner
 def plain_axes(thing, table, width, flags):  # type: ignore[no-untyped-def]
     """The axes of a plain array of a step's dtype, rows and ``width``: 2, of one row also 1. 0 for anything else."""
@@ -81,7 +91,13 @@ def words(thing):  # type: ignore[no-untyped-def]
 @inner
 def words_in(things, index):  # type: ignore[no-untyped-def]
     """The words of an array that a tuple holds."""
-    return whole_numbers(whole_numbers(_address(things) + ITEMS, index + 1)[index], WORDS)
+    return words(item(things, index))
+
+
+@inner
+def item(things, index):  # type: ignore[no-untyped-def]
+    """What a tuple holds."""
+    return object_at(whole_numbers(_address(things) + ITEMS, index + 1)[index])
 
 
 @inner

@@ -12,7 +12,7 @@ import numpy as np
 from numba import carray
 
 from fastrnn.backends.numba_.atomics import meet
-from fastrnn.backends.numba_.compile import compiled, inner
+from fastrnn.backends.numba_.compile import compiled, inlined, inner
 from fastrnn.backends.numba_.intrinsics import (
     clear_bytes,
     copy_bytes,
@@ -20,6 +20,7 @@ from fastrnn.backends.numba_.intrinsics import (
     flush_denormals,
     item_bytes,
     keep,
+    one_by_one,
     outer_product,
     pointer,
     restore_mode,
@@ -41,7 +42,7 @@ FRAME = 1 << 16  # more fields than any frame has: its array does not know how l
 BLOCK_BYTES = outer.BLOCK * max(outer.WIDTHS) * target().vector_bytes
 
 
-@inner
+@inlined
 def row_offsets(offsets, at, order, lengths, low, high, step, reverse, step_bytes, row_bytes):  # type: ignore[no-untyped-def]
     """Write from ``at`` on where each row low .. high - 1 finds its step: time and place in the batch, in bytes."""
     for r in range(low, high):
@@ -64,7 +65,7 @@ def fetch_rows(frame, field, count, low, high, step, stop):  # type: ignore[no-u
         fetch_bytes(frame[field] + time * frame[field + 1] + order[r] * frame[field + 2], count)
 
 
-@inner
+@inlined
 def chunk_end(active, low, high, start, stop, most):  # type: ignore[no-untyped-def]
     """(end, rows): the steps from ``start`` that have at most ``most`` active rows together; at least one step."""
     rows = 0
@@ -151,14 +152,14 @@ def store_final(frame, order, lengths, base, low, high):  # type: ignore[no-unty
             copy_bytes(frame[fields + f.STATE_FINAL] + order[r] * frame[fields + f.STATE_FINAL_ROW], source, count)
 
 
-@inner
+@inlined
 def point_states(frame, base, step, low):  # type: ignore[no-untyped-def]
     """Set the addresses of the states before and after a step."""
     record = frame[f.RECORD] != 0
     before = state_row(record, frame[f.SPAN], base, step) + low
     after = state_row(record, frame[f.SPAN], base, step + 1) + low
     for k in range(frame[f.STATES]):
-        fields = f.FIRST_STATE + f.STATE_FIELDS * k
+        fields = f.FIRST_STATE + f.STATE_FIELDS * one_by_one(k)
         stride = frame[fields + f.STATE_STRIDE]
         if frame[f.IN_PLACE] != 0:
             frame[fields + f.STATE_IN] = frame[fields + f.STATE_INITIAL] + low * stride

@@ -149,13 +149,15 @@ class TiledBackend:
         """See the contract."""
         self.crew.run(parts, rows, threads)
 
-    def steps(self, packs: Sequence[TiledPack], rows: Rows, state: States, final: States) -> Steps | LongSteps:
+    def steps(
+        self, packs: Sequence[TiledPack], rows: Rows, states: tuple[States, States], turns: Array
+    ) -> Steps | LongSteps:
         """See the contract."""
         from fastrnn.backends.tiled.steps import LongSteps, Steps
 
         if rows.batch > max(2, min(pack.most_rows for pack in packs)):  # x of one row may be without its axis of rows
-            return LongSteps(self, packs, rows, state, final)
-        return Steps(self.crew, packs, rows, state, final)
+            return LongSteps(self, packs, rows, states, turns)
+        return Steps(self.crew, packs, rows, states, turns)
 
     def state_room(self, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Array:
         """See the contract."""

@@ -46,12 +46,13 @@ STATE_FIELDS = 16
 # The frame of a weight gradient, which has the fields above in common with the others: see `scan.weight_gradient`.
 OUTER_A, OUTER_A_STRIDE, OUTER_B, OUTER_B_OFFSETS, OUTER_COUNT, OUTER_INTO, OUTER_INTO_STRIDE, OUTER_WIDTH = range(8)
 OUTER_SIZE = FIRST_STATE
-# What a single step of a stack is called with, made once: the address of its frames (layers, members, size), these
-# three sizes, the address and number of the boxes of those who may help, and what x and y have to be: the address of
-# the type of arrays, the number of their dtype, their rows, and the widths of x and of y.
-STEP_FRAMES, STEP_LAYERS, STEP_MEMBERS, STEP_SIZE, STEP_BOXES, STEP_BOX_COUNT = range(6)
-STEP_ARRAY, STEP_DTYPE, STEP_ROWS, STEP_INPUTS, STEP_OUTPUTS = range(6, 11)
-STEP_FIELDS = 11
+# What a single step of a stack is called with, made once: the address of its frames (turns, layers, members, size),
+# the last three of these sizes, the address and number of the boxes of those who may help, the address of whose turn it
+# is (`contract.TURN`), and what x and y have to be: the address of the type of arrays, the number of their dtype, their
+# rows, and the widths of x and of y.
+STEP_FRAMES, STEP_LAYERS, STEP_MEMBERS, STEP_SIZE, STEP_BOXES, STEP_BOX_COUNT, STEP_TURNS = range(7)
+STEP_ARRAY, STEP_DTYPE, STEP_ROWS, STEP_INPUTS, STEP_OUTPUTS = range(7, 12)
+STEP_FIELDS = 12
 COUNTER_BYTES = 128  # two cache lines, since processors fetch lines in pairs
 MOST_MEMBERS = 64
 WAITS = 256  # a team returns how many they were, and so many times how often they waited for long, some 10 us each

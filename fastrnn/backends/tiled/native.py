@@ -6,6 +6,7 @@ needs no interpreter and never calls it. A frame holds its kernel's address and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,8 +21,7 @@ KernelOf = tuple[int, int]  # a kernel's address and its first argument
 class Native(Protocol):
     """The operations. Frames, boxes and ranges are C-contiguous int64.
 
-    Whatever runs a kernel or waits gives up the interpreter's lock meanwhile, but for `brief_step`.
-
+    Whatever runs a kernel or waits gives up the interpreter's lock meanwhile, but for brief steps.
 
     ``halves`` says whether the processor takes vectors of 64 bytes in two halves, as a Zen 4 does.
     """
@@ -65,15 +65,15 @@ class Native(Protocol):
         How many took part and how often they waited for long: see `frame.WAITS`.
         """
 
-    def step(self, call: Array, x: Any, y: Any) -> int:
-        """One time step of all layers; ``call`` has `frame.STEP_FRAMES` and so on.
+    def bound_step(self, call: Array, held: Any, brief: bool) -> Callable[[Any, Any], int]:
+        """step(x, y): one time step of all layers. ``call`` has `frame.STEP_FRAMES` and so on, ``held`` what it needs.
 
-        Returns what `run_as_team` does, or 0, and has done nothing, where x and y are no plain arrays of the dtype and
-        the shapes that are said there.
+        It returns what `run_as_team` does, or 0, and has done nothing, where x and y are no plain arrays of the dtype
+        and the shapes that are said there. Then it is the other states' turn.
+
+        A ``brief`` one keeps the interpreter's lock, which takes less time than to give it up and get it back; and it
+        returns 0 also while somebody holds the states (`contract.HELD`).
         """
-
-    def brief_step(self, call: Array, x: Any, y: Any) -> int:
-        """As `step`, but it keeps the interpreter's lock, which takes less time than to give it up and get it back."""
 
     def run_list(self, boxes: Array, frames: Array, ranges: Array, most: int) -> int:
         """Run kernels that have nothing to do with one another, on as many threads at most. How many took part."""

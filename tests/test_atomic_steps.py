@@ -1,0 +1,192 @@
+"""Small steps take no lock: they are whole to all who hold the interpreter's, and stay away while a stream is held."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import compiled
+
+import fastrnn
+from fastrnn.backends.contract import HELD, TURN
+from fastrnn.backends.tiled import steps
+
+X = np.random.default_rng(5).normal(size=(6, 2, 8)).astype(np.float32)
+
+
+def a_stream(backend: str, hidden: int = 8) -> Any:
+    """A stream whose step is made ready, and that is at its begin."""
+    stream = fastrnn.LSTM(8, hidden, num_layers=2, backend=backend).stream(2)
+    stream.step(X[0])
+    stream.reset()
+    return stream
+
+
+def taken(stream: Any, x: Any = X[0]) -> int:
+    """What the step itself returns."""
+    return int(stream._steps.run(x, np.empty((2, stream.layer.hidden_size), np.float32)))
+
+
+@compiled
+@pytest.mark.parametrize(("hidden", "atomic"), [(8, True), (150, False)])
+def test_which_steps_are_atomic(backend: str, hidden: int, atomic: bool) -> None:
+    """Longer ones let other threads have the interpreter meanwhile."""
+    stream = a_stream(backend, hidden)
+    assert stream._steps.atomic is atomic
+    assert (stream._atomic is not None) is atomic
+
+
+@compiled
+def test_shared_steps_are_not(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are told to the crew in Python."""
+    monkeypatch.setattr(steps, "WORTH_STEPPING", 1)
+    assert not a_stream(backend)._steps.atomic
+
+
+@compiled
+def test_without_an_interpreters_lock_none_is(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
+    stream = a_stream(backend)
+    assert stream._atomic is None
+    np.testing.assert_array_equal(np.stack([*map(stream.step, X)]), stream.layer(X)[0])
+
+
+@compiled
+def test_a_step_takes_no_lock(backend: str) -> None:
+    stream = a_stream(backend)
+    with stream._lock:
+        y = stream.step(X[0])
+    np.testing.assert_array_equal(y, stream.layer(X[:1])[0][0])
+
+
+@pytest.mark.parametrize("held", ["chunk", "reset", "state"])
+def test_a_step_waits_for_who_holds_the_states(backend: str, held: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread is at work on them; what comes out is as if one had come after the other."""
+    stream = a_stream(backend)
+    order: list[str] = []
+    entered, go_on = threading.Event(), threading.Event()
+    enter = type(stream._hold).__enter__
+
+    def slowly(hold: Any) -> int:
+        turn = enter(hold)
+        order.append("held")
+        entered.set()
+        go_on.wait(20)
+        order.append("free")
+        return turn
+
+    monkeypatch.setattr(type(stream._hold), "__enter__", slowly)
+    work: dict[str, Callable[[], Any]] = {
+        "chunk": lambda: stream.chunk(X[:3]), "reset": stream.reset, "state": lambda: stream.state,
+    }  # fmt: skip
+    first = threading.Thread(target=work[held])
+    first.start()
+    assert entered.wait(20)
+    stepped: list[np.ndarray] = []
+
+    def step() -> None:
+        stepped.append(stream.step(X[3]))
+        order.append("step")
+
+    second = threading.Thread(target=step)
+    second.start()
+    second.join(0.2)
+    assert second.is_alive()
+    go_on.set()
+    for thread in (first, second):
+        thread.join(20)
+    assert order == ["held", "free", "step"]
+    before = X[:3] if held == "chunk" else X[:0]
+    expected = stream.layer(np.concatenate([before, X[3:4]]))[0][-1]
+    np.testing.assert_allclose(stepped[0], expected, rtol=1e-5, atol=1e-6)
+
+
+@compiled
+def test_while_the_states_are_held_nothing_is_done(backend: str) -> None:
+    stream = a_stream(backend)
+    stream._turns[HELD] = 1
+    turn = stream._turns[TURN]
+    assert taken(stream) == 0
+    assert stream._turns[TURN] == turn
+    stream._turns[HELD] = 0
+    assert not np.any(stream.state[0])
+    assert taken(stream) == 1
+    assert stream._turns[TURN] != turn
+
+
+@compiled
+def test_what_an_interrupt_has_left_held_is_freed(backend: str) -> None:
+    """Ctrl-C can come between any two operations, and a fork while another thread holds the states."""
+    stream = a_stream(backend)
+    stream._turns[HELD] = 1
+    np.testing.assert_array_equal(np.stack([*map(stream.step, X)]), stream.layer(X)[0])
+    assert stream._turns[HELD] == 0
+
+
+@compiled
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a fork needs one")
+def test_a_child_steps_though_another_thread_held_the_states(backend: str) -> None:
+    stream = a_stream(backend)
+    expected = stream.layer(X[:1])[0][0]
+    with stream._lock, stream._hold, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Python, that there may be other threads
+        child = os.fork()
+        if child == 0:  # the lock is a new one here, and this thread the only one
+            os._exit(0 if np.array_equal(stream.step(X[0]), expected) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@compiled
+def test_a_step_holds_what_it_needs(backend: str) -> None:
+    """It may be the last that is left of its stream: parameters change while another thread is about to call it."""
+    stream = a_stream(backend)
+    expected = stream.layer(X[:1])[0][0]
+    run, y = stream._steps.run, np.empty((2, 8), np.float32)
+    del stream
+    gc.collect()
+    np.full(1 << 16, 1 << 60)  # what is free is written over
+    filler = [np.full(200 + i, -1.0) for i in range(300)]
+    assert run(X[0], y) == 1
+    np.testing.assert_array_equal(y, expected)
+    assert len(filler) == 300
+
+
+@compiled
+@pytest.mark.parametrize("given", [(), (X[0],), (X[0], X[0], X[0])])
+@pytest.mark.parametrize("hidden", [8, 150])
+def test_a_step_of_too_few_or_many_arguments_is_none(backend: str, hidden: int, given: tuple[Any, ...]) -> None:
+    stream = a_stream(backend, hidden)
+    assert stream._steps._alone(*given) == 0
+    assert not np.any(stream.state[0])
+
+
+@compiled
+def test_a_parameter_counts_from_the_next_step_on(backend: str) -> None:
+    """Written through an array that was got before the steps, during them, or set as a whole."""
+    stream = a_stream(backend)
+    layer = stream.layer
+    early = [layer.parameters["bias_l1"]]
+    for write in (
+        lambda: early[0].fill(0.25),
+        lambda: layer.parameters["bias_l0"].fill(-0.5),
+        lambda: layer.set_parameters({"bias_l1": np.zeros(32)}),
+        lambda: early[0].fill(0.75),
+    ):
+        for _ in range(2):
+            stream.step(X[0])
+        write()
+        before = stream.state
+        np.testing.assert_array_equal(stream.step(X[1]), layer(X[1:2], before)[0][0])
+    early.clear()
+    gc.collect()
+    stream.step(X[2])  # looks for changes for the last time
+    assert layer._store.current is stream._packs
+    before = stream.state
+    np.testing.assert_array_equal(stream.step(X[1]), layer(X[1:2], before)[0][0])
