@@ -207,7 +207,7 @@ class Recurrent:
         TypeError, ValueError
             For an argument of the wrong type or shape, before anything is computed.
         """
-        packs = self._packs()
+        packs = self._store.current or self._packs()
         xt, batched = self._layout.input(x)
         steps, batch, _ = xt.shape
         rows = plain_rows(steps, batch) if lengths is None else self._ragged_rows(steps, batch, lengths)
@@ -316,7 +316,8 @@ class Recurrent:
     def _output(self, rows: Rows, batched: bool) -> tuple[Array, Array]:
         """A new y as the caller sees it, and the same memory as (T, B, D*H), zero past each row's end."""
         y, yt = self._layout.output(rows, self._width, batched)
-        self._stack.layers[0].clear_padding(rows, yt)
+        if not rows.full:
+            self._stack.layers[0].clear_padding(rows, yt)
         return y, yt
 
     def _output_gradient(self, tape: Tape, dy: ArrayLike | None) -> Array:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fastrnn.checks import Array
 
 LEAST = 1 << 17  # bytes from which on a buffer is worth keeping: below, the C library does that
+FEW = LEAST // 8  # numbers that are less than that in any case
 MOST = 1 << 27  # bytes that are kept
 LINE = 64  # bytes of a cache line
 _idle: dict[int, _Memory] = {}  # by id, the oldest first

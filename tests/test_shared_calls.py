@@ -73,42 +73,47 @@ def test_a_team_gives_the_same_bits(
     assert found.count(members) >= 4
 
 
-BUFFERS = ("frame", "table", "x")  # which nothing reads here
+BUFFERS = ("table", "x")  # which nothing reads here
+
+
+def a_pack() -> Any:
+    """A pack whose scans are noted."""
+    return mock.Mock(frame="frame")
 
 
 def test_a_call_is_shared_with_those_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    crew = a_crew(monkeypatch, team_on=mock.Mock(return_value=2))
+    crew, pack = a_crew(monkeypatch, team_on=mock.Mock(return_value=2)), a_pack()
     native: Any = crew.native
     crew.wake = mock.Mock()  # type: ignore[method-assign]
-    assert crew.run_call(BUFFERS, 1000, 10, 2, False)
-    assert native.team_on.call_args.args == (crew.all_boxes, 2, *BUFFERS)
+    assert crew.run_call(pack, BUFFERS, 1000, 10, 2, False)
+    assert native.team_on.call_args.args == (crew.all_boxes, 2, "frame", *BUFFERS)
     assert not crew.wake.called
     native.team_on.return_value = 1
-    assert crew.run_call(BUFFERS, 1000, 10, 2, False)
+    assert crew.run_call(pack, BUFFERS, 1000, 10, 2, False)
     assert crew.wake.call_args.args == (1,)
-    assert not native.run_on.called
+    assert not pack.run.called
 
 
 @pytest.mark.parametrize("apart", [False, True])
 def test_a_short_call_does_not_wait_for_a_sleeper(apart: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes alone, and the next one finds the other awake. A longer one is made ready for who comes later."""
-    crew = a_crew(monkeypatch)
+    crew, pack = a_crew(monkeypatch), a_pack()
     native: Any = crew.native
     crew.wake = mock.Mock()  # type: ignore[method-assign]
     crew._workers[0].box[bx.STATE] = bx.ASLEEP
-    assert crew.run_call(BUFFERS, crews.HEAD - 1, 10, 2, apart)
-    assert native.run_on.call_args.args == BUFFERS
+    assert crew.run_call(pack, BUFFERS, crews.HEAD - 1, 10, 2, apart)
+    assert pack.run.call_args.args == BUFFERS
     assert crew.wake.call_args.args == (1,)
     crew.wake.reset_mock()
-    assert not crew.run_call(BUFFERS, crews.HEAD, 10, 2, apart)
-    assert native.run_on.call_count == 1
+    assert not crew.run_call(pack, BUFFERS, crews.HEAD, 10, 2, apart)
+    assert pack.run.call_count == 1
     assert not crew.wake.called
     assert not native.team_on.called
 
 
 def test_rows_of_their_own_are_made_ready_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    crew = a_crew(monkeypatch)
-    assert not crew.run_call(BUFFERS, 1000, 10, 2, True)
+    crew, pack = a_crew(monkeypatch), a_pack()
+    assert not crew.run_call(pack, BUFFERS, 1000, 10, 2, True)
     assert not crew.native.team_on.called  # type: ignore[attr-defined]
 
 

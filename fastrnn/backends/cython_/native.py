@@ -15,7 +15,7 @@ from fastrnn.plan import Plan
 
 # What the extension's functions are under the same names.
 _FUNCTIONS = (
-    "run", "run_on", "team_on", "run_as_team", "run_list", "bound_step", "serve", "rouse", "expect", "volley",
+    "run", "bound_run", "team_on", "run_as_team", "run_list", "bound_step", "serve", "rouse", "expect", "volley",
     "point", "room", "sort_rows", "clear_padding", "step_offsets", "history_offsets",
 )  # fmt: skip
 
@@ -24,7 +24,7 @@ class CythonNative:
     """See `fastrnn.backends.tiled.native.Native`; the extension's own functions are attributes of the object."""
 
     run: Any
-    run_on: Any
+    bound_run: Any
     team_on: Any
     run_as_team: Any
     run_list: Any

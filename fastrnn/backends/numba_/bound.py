@@ -1,7 +1,7 @@
 """Compiled functions that the interpreter calls as it calls its own, with what they work on already bound.
 
 Numba's way into a compiled function takes its arguments as a tuple, made anew for each call. Here they come where they
-lie on the interpreter's stack (``METH_FASTCALL``), which takes a third of the time: much, for a step of a small layer.
+lie on the interpreter's stack (``METH_FASTCALL``), which takes a third of the time: much, for a short call.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _make.argtypes = [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]
 @cache
 def _definition(at: int) -> _Definition:
     """The definition of the function at an address; it has to outlive what is made of it, as the function itself."""
-    return _Definition(b"step", at, FASTCALL, None)
+    return _Definition(b"run", at, FASTCALL, None)
 
 
 def bound(at: int, to: tuple[Any, ...]) -> Callable[..., Any]:
@@ -51,6 +51,17 @@ def number_to_object(_context: Any, number: Any) -> Any:
         return builder.ptrtoint(made, ir.IntType(64))
 
     return types.int64(types.int64), codegen
+
+
+@intrinsic
+def object_to_number(_context: Any, thing: Any) -> Any:
+    """A whole number of Python's, or a truth value."""
+
+    def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        api = context.get_python_api(builder)
+        return api.long_as_longlong(builder.inttoptr(args[0], api.pyobj))
+
+    return types.int64(thing), codegen
 
 
 @intrinsic

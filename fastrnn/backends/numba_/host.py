@@ -22,7 +22,7 @@ from fastrnn.backends.numba_.atomics import (
     store_release,
     wait_for,
 )
-from fastrnn.backends.numba_.bound import get_lock_back, give_up_lock, number_to_object
+from fastrnn.backends.numba_.bound import get_lock_back, give_up_lock, number_to_object, object_to_number
 from fastrnn.backends.numba_.compile import compiled, inner
 from fastrnn.backends.numba_.intrinsics import keep, whole_numbers
 from fastrnn.backends.numba_.objects import (
@@ -33,6 +33,7 @@ from fastrnn.backends.numba_.objects import (
     HALF,
     STRIDES,
     WRITEABLE,
+    count_of,
     data,
     item,
     numbers_of,
@@ -227,8 +228,8 @@ def as_team(boxes, frames, size, most, low, high, start, stop):  # type: ignore[
 
 
 @inner
-def point_forward(fields, table, x, y, state, final, at, zeros, reverse):  # type: ignore[no-untyped-def]
-    """Point a forward frame at its rows and arrays, of the states at their parts ``at``."""
+def point_forward(fields, table, x, y, state, final, at, reverse):  # type: ignore[no-untyped-def]
+    """Point a forward frame at its rows and arrays, of the states at their parts ``at``; no ``state``: zeros."""
     rows = numbers_of(table)
     for i in range(f.TABLE_SIZE):
         fields[f.ORDER + i] = rows[i]
@@ -237,28 +238,42 @@ def point_forward(fields, table, x, y, state, final, at, zeros, reverse):  # typ
     point_at(fields, f.Y, words(y))
     for k in range(fields[f.STATES]):
         place = f.FIRST_STATE + f.STATE_FIELDS * k
-        if zeros:
+        if count_of(state) == 0:
             fields[place + f.STATE_INITIAL] = 0
         else:
             point_at_part(fields, place + f.STATE_INITIAL, words_in(state, k), at)
         point_at_part(fields, place + f.STATE_FINAL, words_in(final, k), at)
 
 
-@compiled
-def run_on(frame, table, x, y, state, final, at, zeros, reverse):  # type: ignore[no-untyped-def]
-    """Point a copy of a forward frame at its rows and arrays, of the states at their parts ``at``, and run it whole."""
-    fields = numbers_of(frame).copy()
-    point_forward(fields, table, x, y, state, final, at, zeros, reverse)
-    call(fields.ctypes.data, 0, fields[f.BATCH], 0, fields[f.LONGEST])
-    keep(fields)
+@inner
+def argument(given, index):  # type: ignore[no-untyped-def]
+    """One of the arguments at an address."""
+    return object_at(whole_numbers(given, index + 1)[index])
 
 
 @compiled
-def team_on(boxes, members, frame, table, x, y, state, final, at, zeros, reverse):  # type: ignore[no-untyped-def]
-    """`run_on` by a team: see `as_team`."""
+def run_on(bound_to, given, count):  # type: ignore[no-untyped-def]
+    """Point a copy of the forward frame that this is bound to at its rows and arrays, and run it whole: see `Native`."""
+    fits = count == 7
+    if fits:
+        fields = numbers_of(item(object_at(bound_to), 0)).copy()
+        point_forward(
+            fields, argument(given, 0), argument(given, 1), argument(given, 2), argument(given, 3), argument(given, 4),
+            object_to_number(argument(given, 5)), object_to_number(argument(given, 6)),
+        )  # fmt: skip
+        lock = give_up_lock()
+        call(fields.ctypes.data, 0, fields[f.BATCH], 0, fields[f.LONGEST])
+        get_lock_back(lock)
+        keep(fields)
+    return number_to_object(fits)
+
+
+@compiled
+def team_on(boxes, members, frame, table, x, y, state, final, at, reverse):  # type: ignore[no-untyped-def]
+    """`run_on` by a team, with a frame that is given: see `as_team`."""
     size = sizes(frame)[0]
     fields = numbers_of(frame).copy()
-    point_forward(fields, table, x, y, state, final, at, zeros, reverse)
+    point_forward(fields, table, x, y, state, final, at, reverse)
     batch, longest = fields[f.BATCH], fields[f.LONGEST]
     scratch = np.empty(chunk_bytes(fields, batch, longest, members), np.uint8)
     counters = np.empty((members + 1) * f.COUNTER_BYTES, np.uint8)
@@ -337,12 +352,6 @@ def all_layers(table, x, y):  # type: ignore[no-untyped-def]
 def step_table(bound_to):  # type: ignore[no-untyped-def]
     """The table of the step call that a function is bound to."""
     return whole_numbers(data(item(object_at(bound_to), 0)), f.STEP_FIELDS)
-
-
-@inner
-def argument(given, index):  # type: ignore[no-untyped-def]
-    """One of the arguments at an address."""
-    return object_at(whole_numbers(given, index + 1)[index])
 
 
 @compiled

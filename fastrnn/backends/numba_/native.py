@@ -60,6 +60,10 @@ class NumbaNative(_OnDemand):
         """See `Native`."""
         return address_of(scan.weight_gradient, (type_of(Shared("outer", dtype)), *SCAN_ARGUMENTS)), 0
 
+    def bound_run(self, frame: Array) -> Callable[..., int]:
+        """See `Native`."""
+        return bound(address_of(host.run_on, SIGNATURE), (frame,))
+
     def bound_step(self, call: Array, held: Any, brief: bool) -> Callable[[Any, Any], int]:
         """See `Native`."""
         return bound(address_of(host.brief_step if brief else host.step, SIGNATURE), (call, held))
@@ -68,8 +72,7 @@ class NumbaNative(_OnDemand):
 _OBJECT, _WHOLE = ObjectType(), types.int64
 _HOST = {
     "run": (host.run, (_OBJECT, *[_WHOLE] * 4)),
-    "run_on": (host.run_on, (*[_OBJECT] * 6, _WHOLE, types.boolean, types.boolean)),
-    "team_on": (host.team_on, (_OBJECT, _WHOLE, *[_OBJECT] * 6, _WHOLE, types.boolean, types.boolean)),
+    "team_on": (host.team_on, (_OBJECT, _WHOLE, *[_OBJECT] * 6, _WHOLE, types.boolean)),
     "run_as_team": (host.run_as_team, (_OBJECT, _OBJECT, *[_WHOLE] * 4)),
     "run_list": (host.run_list, (*[_OBJECT] * 3, _WHOLE)),
     "serve": (host.serve, (_OBJECT, _WHOLE)),
@@ -90,7 +93,7 @@ def compile_host() -> None:
     native = NumbaNative()
     for name in _HOST:
         getattr(native, name)
-    for dispatcher in (host.step, host.brief_step):
+    for dispatcher in (host.run_on, host.step, host.brief_step):
         address_of(dispatcher, SIGNATURE)
 
 

@@ -95,6 +95,12 @@ def words_in(things, index):  # type: ignore[no-untyped-def]
 
 
 @inner
+def count_of(things):  # type: ignore[no-untyped-def]
+    """How many things a tuple holds."""
+    return whole_numbers(_address(things), HEAD + 1)[HEAD]
+
+
+@inner
 def item(things, index):  # type: ignore[no-untyped-def]
     """What a tuple holds."""
     return object_at(whole_numbers(_address(things) + ITEMS, index + 1)[index])

@@ -109,13 +109,13 @@ class TiledBackend:
         if threads > 1:
             step_work = (pack.weight_count - pack.input_count) * rows.batch
             members, apart = self.crew.split(threads, rows, pack.weight_count, step_work, bound=False)
-        begin = final if state is None else state
-        buffers = pack.frame, rows.table, x, y, begin, final, at, state is None, reverse
+        begin = () if state is None else state
         if rows.batch * rows.longest <= pack.most_rows:  # no checkpoint on the way
             if members == 1:
-                self.native.run_on(*buffers)
+                pack.run(rows.table, x, y, begin, final, at, reverse)
                 return
-            if self.crew.run_call(buffers, rows.total * pack.weight_count, rows.longest, members, apart):
+            buffers = rows.table, x, y, begin, final, at, reverse
+            if self.crew.run_call(pack, buffers, rows.total * pack.weight_count, rows.longest, members, apart):
                 return
         scan = self.forward(pack, rows, x, y, each(state, at), each(final, at), reverse)
         if members > 1:

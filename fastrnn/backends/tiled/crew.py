@@ -26,7 +26,7 @@ from fastrnn.backends.tiled.backward import BackwardScan, run_in_order
 from fastrnn.backends.tiled.box import NOBODY
 from fastrnn.backends.tiled.distance import Distance
 from fastrnn.backends.tiled.native import Native
-from fastrnn.backends.tiled.pack import aligned
+from fastrnn.backends.tiled.pack import TiledPack, aligned
 from fastrnn.backends.tiled.placing import Place
 from fastrnn.backends.tiled.scan import Scan
 from fastrnn.backends.tiled.sums import Call, Products, groups, joined
@@ -276,8 +276,10 @@ class Crew:
             self._shared(scans[0], members)
         self.last = time.perf_counter()
 
-    def run_call(self, buffers: tuple[Any, ...], work: int, steps: int, members: int, apart: bool) -> bool:
-        """Run a scan of so much work that needs no checkpoint, its buffers given as to `Native.run_on`.
+    def run_call(
+        self, pack: TiledPack, buffers: tuple[Any, ...], work: int, steps: int, members: int, apart: bool
+    ) -> bool:
+        """Run a scan of so much work that needs no checkpoint, its buffers given as to `TiledPack.run`.
 
         By a team, if all that are to help are awake, which compiled code makes ready in a quarter of the time that
         `share` takes; alone, if somebody sleeps and would come when it is over. Otherwise it is False, and nothing is
@@ -287,11 +289,11 @@ class Crew:
         if bx.ASLEEP in [worker.box[bx.STATE] for worker in self._workers[: members - 1]]:
             if work >= HEAD:
                 return False
-            self.native.run_on(*buffers)
+            pack.run(*buffers)
             self.wake(members - 1)
         elif apart:
             return False
-        elif self.learn(self.native.team_on(boxes, members, *buffers), work, steps) < members:
+        elif self.learn(self.native.team_on(boxes, members, pack.frame, *buffers), work, steps) < members:
             self.wake(members - 1)
         self.last = time.perf_counter()
         return True

@@ -43,21 +43,18 @@ class Native(Protocol):
     def run(self, frame: Array, low: int, high: int, start: int, stop: int) -> None:
         """Run a frame's kernel."""
 
-    def run_on(
-        self, frame: Array, table: Array, x: Array, y: Array, state: States, final: States, at: int, zeros: bool,
-        reverse: bool,
-    ) -> None:  # fmt: skip
-        """Point a copy of a forward frame at `Rows.table`, x, y and the parts ``at`` of states (n, B, S_k) each, and
-        run it.
+    def bound_run(self, frame: Array) -> Callable[..., int]:
+        """run(table, x, y, state, final, at, reverse): point a copy of a forward frame at `Rows.table`, x, y and the
+        parts ``at`` of the states (n, B, S_k) each, and run it.
 
-        With ``zeros`` the states are zero before, and ``state`` is not read.
+        ``state`` is an empty tuple for zeros. It returns 1; 0, and has done nothing, for another number of arguments.
         """
 
     def team_on(
         self, boxes: Array, members: int, frame: Array, table: Array, x: Array, y: Array, state: States, final: States,
-        at: int, zeros: bool, reverse: bool,
+        at: int, reverse: bool,
     ) -> int:  # fmt: skip
-        """`run_on` as `run_as_team`, with so many members at most."""
+        """The same as `run_as_team`, with so many members at most."""
 
     def run_as_team(self, boxes: Array, frames: Array, low: int, high: int, start: int, stop: int) -> int:
         """Run one kernel, its units shared with waiting workers; frames (members, size).

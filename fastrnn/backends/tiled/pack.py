@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -210,6 +210,11 @@ class TiledPack:
         frame = self._weights_frame
         frame[f.KERNEL], frame[f.PROGRAM] = self.native.forward(self.program)
         return frame
+
+    @lazy
+    def run(self) -> Callable[..., int]:
+        """A forward scan over whole sequences: see `Native.bound_run`."""
+        return self.native.bound_run(self.frame)
 
     @lazy
     def outer(self) -> KernelOf:
