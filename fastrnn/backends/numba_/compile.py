@@ -23,12 +23,9 @@ def inlined(function: Callable[..., Any]) -> Any:
     return njit(nogil=True, error_model="numpy", inline="always")(function)
 
 
-def compiled(function: Callable[..., Any], brief: bool = False) -> Any:
-    """A kernel: compiled on first use and kept on disk, where there is a place for that.
-
-    A ``brief`` one keeps the interpreter's lock while it runs.
-    """
-    dispatcher = njit(nogil=not brief, error_model="numpy")(function)
+def compiled(function: Callable[..., Any]) -> Any:
+    """A kernel: compiled on first use and kept on disk, where there is a place for that."""
+    dispatcher = njit(nogil=True, error_model="numpy")(function)
     dispatcher._cache = KernelCache(f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}")
     return dispatcher
 

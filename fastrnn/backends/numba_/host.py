@@ -1,4 +1,4 @@
-"""The way into the kernels: calls of them, alone or by a team of threads, for whole scans and for single steps.
+"""The way into the kernels: calls of them, alone or by a team of threads, for whole scans. Single steps: `steps`.
 
 These functions know no cell. A frame holds the address of its kernel, so that one compilation of each serves all.
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastrnn.backends.contract import HELD, TURN, TURN_FIELDS
 from fastrnn.backends.numba_.atomics import (
     call_kernel,
     exchange_if,
@@ -26,19 +25,15 @@ from fastrnn.backends.numba_.bound import get_lock_back, give_up_lock, number_to
 from fastrnn.backends.numba_.compile import compiled, inner
 from fastrnn.backends.numba_.intrinsics import keep, whole_numbers
 from fastrnn.backends.numba_.objects import (
-    ALIGNED,
     AXES,
-    CONTIGUOUS,
     DATA,
     HALF,
     STRIDES,
-    WRITEABLE,
     count_of,
     data,
     item,
     numbers_of,
     object_at,
-    plain_axes,
     sizes,
     words,
     words_in,
@@ -253,7 +248,7 @@ def argument(given, index):  # type: ignore[no-untyped-def]
 
 @compiled
 def run_on(bound_to, given, count):  # type: ignore[no-untyped-def]
-    """Point a copy of the forward frame that this is bound to at its rows and arrays, and run it whole: see `Native`."""
+    """Point a copy of the frame that this is bound to at rows and arrays, and run it: see `Native.bound_run`."""
     fits = count == 7
     if fits:
         fields = numbers_of(item(object_at(bound_to), 0)).copy()
@@ -317,64 +312,6 @@ def run_list(boxes, frames, ranges, most):  # type: ignore[no-untyped-def]
     dismiss(taken, joined)
     keep(work)
     return joined + 1
-
-
-@inner
-def all_layers(table, x, y):  # type: ignore[no-untyped-def]
-    """One time step of every layer of a stack, ``x`` in and ``y`` out, as the ``table`` of a step call has it.
-
-    Returns what `as_team` does, or 0, and has done nothing, where x and y are no plain arrays as they are said to be
-    there.
-    """
-    axes = plain_axes(x, table, table[f.STEP_INPUTS], CONTIGUOUS | ALIGNED)
-    if axes == 0 or axes != plain_axes(y, table, table[f.STEP_OUTPUTS], CONTIGUOUS | ALIGNED | WRITEABLE):
-        return 0
-    turns = whole_numbers(table[f.STEP_TURNS], TURN_FIELDS)
-    layers, members, size = table[f.STEP_LAYERS], table[f.STEP_MEMBERS], table[f.STEP_SIZE]
-    here = table[f.STEP_FRAMES] + 8 * size * members * layers * turns[TURN]
-    rows = table[f.STEP_ROWS]
-    for m in range(members):
-        whole_numbers(here + 8 * size * m, FRAME)[f.X] = data(x)
-        whole_numbers(here + 8 * size * (members * (layers - 1) + m), FRAME)[f.Y] = data(y)
-    joined = 1
-    for _ in range(layers):
-        if members == 1:
-            call(here, 0, rows, 0, 1)
-        else:
-            boxes = whole_numbers(table[f.STEP_BOXES], table[f.STEP_BOX_COUNT])
-            joined = as_team(boxes, here, size, members, 0, rows, 0, 1)
-        here += 8 * size * members
-    turns[TURN] ^= 1
-    return joined
-
-
-@inner
-def step_table(bound_to):  # type: ignore[no-untyped-def]
-    """The table of the step call that a function is bound to."""
-    return whole_numbers(data(item(object_at(bound_to), 0)), f.STEP_FIELDS)
-
-
-@compiled
-def step(bound_to, given, count):  # type: ignore[no-untyped-def]
-    """`all_layers`, while other threads have the interpreter."""
-    found = 0
-    if count == 2:
-        lock = give_up_lock()
-        found = all_layers(step_table(bound_to), argument(given, 0), argument(given, 1))
-        get_lock_back(lock)
-    return number_to_object(found)
-
-
-@compiled
-def brief_step(bound_to, given, count):  # type: ignore[no-untyped-def]
-    """`all_layers`, in less time than it would take other threads to get the interpreter and give it back.
-
-    Nothing is done, and 0 returned, while somebody holds the states.
-    """
-    table, found = step_table(bound_to), 0
-    if count == 2 and whole_numbers(table[f.STEP_TURNS], TURN_FIELDS)[HELD] == 0:
-        found = all_layers(table, argument(given, 0), argument(given, 1))
-    return number_to_object(found)
 
 
 @inner

@@ -10,7 +10,7 @@ import numpy as np
 from numba import types
 
 from fastrnn.backends.contract import Array
-from fastrnn.backends.numba_ import host, rows, scan
+from fastrnn.backends.numba_ import host, rows, scan, steps
 from fastrnn.backends.numba_.bound import SIGNATURE, bound
 from fastrnn.backends.numba_.compile import address_of, compiled_for
 from fastrnn.backends.numba_.objects import ObjectType
@@ -66,7 +66,7 @@ class NumbaNative(_OnDemand):
 
     def bound_step(self, call: Array, held: Any, brief: bool) -> Callable[[Any, Any], int]:
         """See `Native`."""
-        return bound(address_of(host.brief_step if brief else host.step, SIGNATURE), (call, held))
+        return bound(address_of(steps.brief_step if brief else steps.step, SIGNATURE), (call, held))
 
 
 _OBJECT, _WHOLE = ObjectType(), types.int64
@@ -93,7 +93,7 @@ def compile_host() -> None:
     native = NumbaNative()
     for name in _HOST:
         getattr(native, name)
-    for dispatcher in (host.run_on, host.step, host.brief_step):
+    for dispatcher in (host.run_on, steps.step, steps.brief_step):
         address_of(dispatcher, SIGNATURE)
 
 
