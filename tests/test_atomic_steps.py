@@ -17,6 +17,7 @@ from cases import compiled
 import fastrnn
 from fastrnn.backends.contract import HELD, TURN
 from fastrnn.backends.tiled import steps
+from fastrnn.layout import plain_rows
 
 X = np.random.default_rng(5).normal(size=(6, 2, 8)).astype(np.float32)
 
@@ -190,3 +191,18 @@ def test_a_parameter_counts_from_the_next_step_on(backend: str) -> None:
     assert layer._store.current is stream._packs
     before = stream.state
     np.testing.assert_array_equal(stream.step(X[1]), layer(X[1:2], before)[0][0])
+
+
+@compiled
+@pytest.mark.parametrize("count", [0, 6, 8])
+def test_a_call_of_too_few_or_many_arguments_is_none(backend: str, count: int) -> None:
+    """Compiled code finds its arguments where Python has put them."""
+    layer = fastrnn.RNN(8, 8, backend=backend)
+    layer(X)
+    (pack,) = layer._packs()
+    rows, y, final = plain_rows(6, 2), np.full((6, 2, 8), np.nan, np.float32), (np.zeros((1, 2, 8), np.float32),)
+    given = [rows.table, X, y, (), final, 0, False, None]
+    assert pack.run(*given[:count]) == 0
+    assert np.isnan(y).all()
+    assert pack.run(*given[:7]) == 1
+    np.testing.assert_array_equal(y, layer(X)[0])
