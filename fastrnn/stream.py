@@ -99,9 +99,11 @@ class Stream:
         try:
             if self._packs is not self._store.current:
                 self._bind(self._store.packs())
-            if self._atomic is not None:
-                self._turns[HELD] = 0  # an interrupt or a fork may have left it set
-            if self._steps.run(x, out):
+            found = self._steps.run(x, out)
+            if not found and self._turns[HELD]:  # an interrupt or a fork has left it set: who has the lock is here
+                self._turns[HELD] = 0
+                found = self._steps.run(x, out)
+            if found:
                 return out  # type: ignore[return-value]
         finally:
             lock.release()

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -123,9 +124,12 @@ def test_while_the_states_are_held_nothing_is_done(backend: str) -> None:
 
 
 @compiled
-def test_what_an_interrupt_has_left_held_is_freed(backend: str) -> None:
+@pytest.mark.parametrize("least", [1, 1 << 30])
+def test_what_an_interrupt_has_left_held_is_freed(backend: str, least: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C can come between any two operations, and a fork while another thread holds the states."""
+    monkeypatch.setattr(steps, "WORTH_STEPPING", least)  # steps that threads may share are not atomic, but as brief
     stream = a_stream(backend)
+    assert stream._steps.atomic is (least > 1)
     stream._turns[HELD] = 1
     np.testing.assert_array_equal(np.stack([*map(stream.step, X)]), stream.layer(X)[0])
     assert stream._turns[HELD] == 0
@@ -142,6 +146,16 @@ def test_a_child_steps_though_another_thread_held_the_states(backend: str) -> No
         if child == 0:  # the lock is a new one here, and this thread the only one
             os._exit(0 if np.array_equal(stream.step(X[0]), expected) else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_definitions_live_for_ever() -> None:
+    """Python looks at a builtin's definition when it frees it, which may be after all modules are gone."""
+    from fastrnn.backends.numba_ import bound
+
+    found = weakref.ref(bound._definition(0))
+    bound._definition.cache_clear()
+    gc.collect()
+    assert found() is not None
 
 
 @compiled

@@ -32,8 +32,14 @@ _make.argtypes = [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]
 
 @cache
 def _definition(at: int) -> _Definition:
-    """The definition of the function at an address; it has to outlive what is made of it, as the function itself."""
-    return _Definition(b"run", at, FASTCALL, None)
+    """The definition of the function at an address.
+
+    It is never freed: what is made of it looks at it once more when that is freed, at the end of the process perhaps,
+    after this module.
+    """
+    found = _Definition(b"run", at, FASTCALL, None)
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(found))
+    return found
 
 
 def bound(at: int, to: tuple[Any, ...]) -> Callable[..., Any]:
