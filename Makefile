@@ -41,7 +41,7 @@ pythons: dist
 
 # What the extension is built from.
 BUILT_FROM = $(wildcard fastrnn_ext/*.pyx fastrnn_ext/*.h fastrnn/*.py fastrnn/cells/*.py \
-	fastrnn/backends/tiled/*.py fastrnn/backends/cython_/*.py)
+	fastrnn/backends/*.py fastrnn/backends/tiled/*.py fastrnn/backends/cython_/*.py)
 
 # One stamp an extra: installed once, and again when the requirements or what the extension is built from change.
 $(VENV)/.%: pyproject.toml setup.py $(BUILT_FROM)

@@ -46,6 +46,7 @@ cdef extern from "Python.h":
         int ml_flags
         const char *ml_doc
     int METH_FASTCALL
+    int PyErr_CheckSignals() except -1
     object PyCFunction_NewEx(PyMethodDef *definition, object to, PyObject *module)
 
 cdef extern from "tables.h" nogil:
@@ -779,6 +780,17 @@ cdef bint plain(object thing, const int64_t *table, int64_t width, int64_t axes,
     return axes == 1 and table[F_STEP_ROWS] == 1 and array.shape[0] == width
 
 
+cdef inline int64_t *turns_of(const int64_t *table) noexcept nogil:
+    """Whose turn it is, and whether somebody holds the states: see `contract.TURN`."""
+    return words(table[F_STEP_TURNS])
+
+
+cdef inline int64_t step_frames(const int64_t *table) noexcept nogil:
+    """The frames of the step whose turn it is."""
+    return table[F_STEP_FRAMES] + 8 * table[F_STEP_SIZE] * table[F_STEP_MEMBERS] * table[F_STEP_LAYERS] * turns_of(
+        table)[C_TURN]
+
+
 cdef bint begin_step(const int64_t *table, object x, object y) noexcept:
     """Point a step's frames at x and y, if these are plain arrays as it is said there; whether they are."""
     cdef int64_t here = step_frames(table), layers = table[F_STEP_LAYERS]
@@ -797,17 +809,6 @@ cdef bint begin_step(const int64_t *table, object x, object y) noexcept:
     return True
 
 
-cdef inline int64_t *turns_of(const int64_t *table) noexcept nogil:
-    """Whose turn it is, and whether somebody holds the states: see `contract.TURN`."""
-    return words(table[F_STEP_TURNS])
-
-
-cdef inline int64_t step_frames(const int64_t *table) noexcept nogil:
-    """The frames of the step whose turn it is."""
-    return table[F_STEP_FRAMES] + 8 * table[F_STEP_SIZE] * table[F_STEP_MEMBERS] * table[F_STEP_LAYERS] * turns_of(
-        table)[C_TURN]
-
-
 cdef int64_t all_layers(const int64_t *table) noexcept nogil:
     """One step of every layer; with more than one member the units are shared by a team. NO_MEMORY, or who took part."""
     cdef int64_t here = step_frames(table), rows = table[F_STEP_ROWS]
@@ -822,10 +823,7 @@ cdef int64_t all_layers(const int64_t *table) noexcept nogil:
             joined = as_team(words(table[F_STEP_BOXES]), table[F_STEP_BOX_COUNT], here, size, members, 0, rows, 0, 1)
             wrong |= joined == NO_MEMORY
         here += 8 * size * members
-    if wrong:
-        return NO_MEMORY
-    turns_of(table)[C_TURN] ^= 1
-    return joined
+    return NO_MEMORY if wrong else joined
 
 
 cdef object step(object bound_to, PyObject **given, Py_ssize_t count):
@@ -838,6 +836,8 @@ cdef object step(object bound_to, PyObject **given, Py_ssize_t count):
         joined = all_layers(table)
     if joined == NO_MEMORY:
         raise MemoryError("no memory for what a kernel needs")
+    PyErr_CheckSignals()  # else a handler would raise when the step has been taken
+    turns_of(table)[C_TURN] ^= 1
     return joined
 
 
@@ -850,15 +850,16 @@ cdef object brief_step(object bound_to, PyObject **given, Py_ssize_t count):
     joined = all_layers(table)
     if joined == NO_MEMORY:
         raise MemoryError("no memory for what a kernel needs")
+    turns_of(table)[C_TURN] ^= 1
     return joined
 
 
 cdef PyMethodDef step_definition = fast_method(<void *>step), brief_definition = fast_method(<void *>brief_step)
 
 
-def bound_step(cnp.ndarray step_call not None, held, bint brief):
+def bound_step(cnp.ndarray step_call not None, needed, bint brief):
     """See `Native`."""
-    return PyCFunction_NewEx(&brief_definition if brief else &step_definition, (step_call, held), NULL)
+    return PyCFunction_NewEx(&brief_definition if brief else &step_definition, (step_call, needed), NULL)
 
 
 def room(cnp.ndarray frame not None, int64_t rows, int64_t steps, int64_t members):

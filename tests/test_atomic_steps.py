@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import threading
+import time
 import warnings
 import weakref
 from collections.abc import Callable
@@ -19,6 +21,7 @@ import fastrnn
 from fastrnn.backends.contract import HELD, TURN
 from fastrnn.backends.tiled import steps
 from fastrnn.layout import plain_rows
+from fastrnn.stream import _Hold
 
 X = np.random.default_rng(5).normal(size=(6, 2, 8)).astype(np.float32)
 
@@ -63,9 +66,12 @@ def test_without_an_interpreters_lock_none_is(backend: str, monkeypatch: pytest.
 @compiled
 def test_a_step_takes_no_lock(backend: str) -> None:
     stream = a_stream(backend)
+    found: list[np.ndarray] = []
+    other = threading.Thread(target=lambda: found.append(stream.step(X[0])), daemon=True)
     with stream._lock:
-        y = stream.step(X[0])
-    np.testing.assert_array_equal(y, stream.layer(X[:1])[0][0])
+        other.start()
+        other.join(20)
+    np.testing.assert_array_equal(found[0], stream.layer(X[:1])[0][0])
 
 
 @pytest.mark.parametrize("held", ["chunk", "reset", "state"])
@@ -110,6 +116,94 @@ def test_a_step_waits_for_who_holds_the_states(backend: str, held: str, monkeypa
     np.testing.assert_allclose(stepped[0], expected, rtol=1e-5, atol=1e-6)
 
 
+def test_states_are_held_before_the_turn_is_read() -> None:
+    """A step of another thread may turn them in between."""
+    done: list[Any] = []
+
+    class Turns(list[int]):
+        def __setitem__(self, at: Any, value: Any) -> None:
+            done.append(("write", at, value))
+
+        def __getitem__(self, at: Any) -> Any:
+            done.append(("read", at))
+            return 1
+
+    hold = _Hold(Turns())  # type: ignore[arg-type]
+    with hold as turn:
+        assert turn == 1
+    assert done == [("write", HELD, 1), ("read", TURN), ("write", HELD, 0)]
+
+
+class Alarm(Exception):
+    """What a signal's handler raises."""
+
+
+@compiled
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no timers here")
+def test_a_long_step_that_is_interrupted_is_none(backend: str) -> None:
+    """Ctrl-C comes when it is over: what it has computed is lost, and does not count."""
+    stream = fastrnn.GRU(600, 600, backend=backend).stream(16)
+    x = np.ones((16, 600), np.float32)
+    stream.step(x)
+    assert not stream._steps.atomic
+
+    def handler(*_: Any) -> None:
+        raise Alarm
+
+    before, interrupted, inside = stream.state, 0, False
+    old = signal.signal(signal.SIGALRM, handler)
+    try:
+        for _ in range(20):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 2e-3)  # some steps later
+                while True:
+                    before, inside = stream.state, True
+                    stream.step(x)
+                    inside = False
+            except Alarm:
+                if inside:
+                    interrupted += 1
+                    np.testing.assert_array_equal(stream.state, before)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    assert interrupted
+
+
+def ran_meanwhile(work: Callable[[], Any]) -> bool:
+    """Whether another thread that waits for the interpreter gets it before some work is over."""
+    begin, ran = threading.Event(), list[int]()
+
+    def run() -> None:
+        begin.wait()
+        ran.append(1)
+
+    other = threading.Thread(target=run)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)  # nobody has to give it up
+    try:
+        other.start()
+        time.sleep(0.05)
+        begin.set()
+        work()
+        return bool(ran)
+    finally:
+        sys.setswitchinterval(interval)
+        other.join()
+
+
+@compiled
+def test_what_is_long_lets_others_have_the_interpreter(backend: str) -> None:
+    """And what is short keeps it: others would not have time for anything."""
+    long = fastrnn.LSTM(700, 700, backend=backend).stream(32)
+    x = np.ones((32, 700), np.float32)
+    long.step(x)
+    assert ran_meanwhile(lambda: long.step(x))
+    assert ran_meanwhile(lambda: long.layer(x[None]))
+    short, y = a_stream(backend), np.empty((2, 8), np.float32)
+    assert not ran_meanwhile(lambda: short._atomic(X[0], y))
+
+
 @compiled
 def test_while_the_states_are_held_nothing_is_done(backend: str) -> None:
     stream = a_stream(backend)
@@ -144,6 +238,7 @@ def test_a_child_steps_though_another_thread_held_the_states(backend: str) -> No
         warnings.simplefilter("ignore")  # of Python, that there may be other threads
         child = os.fork()
         if child == 0:  # the lock is a new one here, and this thread the only one
+            signal.alarm(60)
             os._exit(0 if np.array_equal(stream.step(X[0]), expected) else 1)
     assert os.waitpid(child, 0)[1] == 0
 
@@ -199,6 +294,9 @@ def test_a_parameter_counts_from_the_next_step_on(backend: str) -> None:
         write()
         before = stream.state
         np.testing.assert_array_equal(stream.step(X[1]), layer(X[1:2], before)[0][0])
+        made = stream._steps
+        stream.step(X[2])
+        assert stream._steps is made  # an array that is held but not written to changes nothing
     early.clear()
     gc.collect()
     stream.step(X[2])  # looks for changes for the last time

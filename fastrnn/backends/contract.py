@@ -178,14 +178,12 @@ class StepOf(Protocol):
 
         It returns 0 and has done nothing unless both are plain arrays of the layers' dtype, x (B, I) and y (B, O) or,
         with one row, (I,) and (O,), and y can be written. A plain one is no subclass, and C-contiguous and aligned.
+        The same while the states are `HELD`, which not every step heeds: that is for atomic ones.
         """
 
     @property
     def atomic(self) -> bool:
-        """Whether a step keeps the interpreter's lock, so that nothing of another thread comes in between.
-
-        Then ``run`` also returns 0, and has done nothing, while the states are `HELD`.
-        """
+        """Whether a step keeps the interpreter's lock, so that nothing of another thread comes in between."""
 
 
 def step_fits(x: Any, y: Any, dtype: np.dtype[Any], batch: int, inputs: int, outputs: int) -> bool:

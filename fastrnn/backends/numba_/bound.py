@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 FASTCALL = 0x80  # METH_FASTCALL
@@ -25,9 +25,11 @@ class _Definition(ctypes.Structure):
     _fields_ = (("name", ctypes.c_char_p), ("meth", ctypes.c_void_p), ("flags", ctypes.c_int), ("doc", ctypes.c_char_p))
 
 
-_make = ctypes.pythonapi.PyCFunction_NewEx
-_make.restype = ctypes.py_object
-_make.argtypes = [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]
+# Prototypes of our own: those of `ctypes.pythonapi` are everybody's.
+_make = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)(
+    ("PyCFunction_NewEx", ctypes.pythonapi)
+)
+_hold = ctypes.PYFUNCTYPE(None, ctypes.py_object)(("Py_IncRef", ctypes.pythonapi))
 
 
 @cache
@@ -38,7 +40,7 @@ def _definition(at: int) -> _Definition:
     after this module.
     """
     found = _Definition(b"run", at, FASTCALL, None)
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(found))
+    _hold(found)
     return found
 
 
@@ -72,7 +74,7 @@ def object_to_number(_context: Any, thing: Any) -> Any:
 
 @intrinsic
 def give_up_lock(_context: Any) -> Any:
-    """Let other threads have the interpreter; what `get_lock_back` needs."""
+    """Let other threads have the interpreter; what `get_lock_back` needs. Nothing may raise before that."""
 
     def codegen(context: Any, builder: Any, _signature: Any, _args: Any) -> Any:
         return builder.ptrtoint(context.get_python_api(builder).save_thread(), ir.IntType(64))
@@ -90,3 +92,15 @@ def get_lock_back(_context: Any, held: Any) -> Any:
         return context.get_dummy_value()
 
     return types.none(types.int64), codegen
+
+
+@intrinsic
+def signals_raise(_context: Any) -> Any:
+    """Run the handlers of signals that have come; whether one has raised. Then the address 0 is to be returned."""
+
+    def codegen(_target: Any, builder: Any, _signature: Any, _args: Any) -> Any:
+        kind = ir.FunctionType(ir.IntType(32), [])
+        found = builder.call(cgutils.get_or_insert_function(builder.module, kind, "PyErr_CheckSignals"), [])
+        return builder.icmp_signed("!=", found, ir.IntType(32)(0))
+
+    return types.boolean(), codegen

@@ -64,9 +64,9 @@ class NumbaNative(_OnDemand):
         """See `Native`."""
         return bound(address_of(host.run_on, SIGNATURE), (frame,))
 
-    def bound_step(self, call: Array, held: Any, brief: bool) -> Callable[[Any, Any], int]:
+    def bound_step(self, call: Array, needed: Any, brief: bool) -> Callable[[Any, Any], int]:
         """See `Native`."""
-        return bound(address_of(steps.brief_step if brief else steps.step, SIGNATURE), (call, held))
+        return bound(address_of(steps.brief_step if brief else steps.step, SIGNATURE), (call, needed))
 
 
 _OBJECT, _WHOLE = ObjectType(), types.int64

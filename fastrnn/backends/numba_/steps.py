@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastrnn.backends.contract import HELD, TURN, TURN_FIELDS
-from fastrnn.backends.numba_.bound import get_lock_back, give_up_lock, number_to_object
+from fastrnn.backends.numba_.bound import get_lock_back, give_up_lock, number_to_object, signals_raise
 from fastrnn.backends.numba_.compile import compiled, inner
 from fastrnn.backends.numba_.host import argument, as_team, call
 from fastrnn.backends.numba_.intrinsics import whole_numbers
@@ -57,7 +57,6 @@ def all_layers(table):  # type: ignore[no-untyped-def]
             boxes = whole_numbers(table[f.STEP_BOXES], table[f.STEP_BOX_COUNT])
             joined = as_team(boxes, here, size, members, 0, rows, 0, 1)
         here += 8 * size * members
-    turns_of(table)[TURN] ^= 1
     return joined
 
 
@@ -69,6 +68,9 @@ def step(bound_to, given, count):  # type: ignore[no-untyped-def]
         lock = give_up_lock()
         found = all_layers(table)
         get_lock_back(lock)
+        if signals_raise():  # else that would come when the step has been taken
+            return 0
+        turns_of(table)[TURN] ^= 1
     return number_to_object(found)
 
 
@@ -78,4 +80,5 @@ def brief_step(bound_to, given, count):  # type: ignore[no-untyped-def]
     table, found = step_table(bound_to), 0
     if count == 2 and turns_of(table)[HELD] == 0 and begin_step(table, argument(given, 0), argument(given, 1)):
         found = all_layers(table)
+        turns_of(table)[TURN] ^= 1
     return number_to_object(found)

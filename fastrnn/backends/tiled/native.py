@@ -62,14 +62,14 @@ class Native(Protocol):
         How many took part and how often they waited for long: see `frame.WAITS`.
         """
 
-    def bound_step(self, call: Array, held: Any, brief: bool) -> Callable[[Any, Any], int]:
-        """step(x, y): one time step of all layers. ``call`` has `frame.STEP_FRAMES` and so on, ``held`` what it needs.
+    def bound_step(self, call: Array, needed: Any, brief: bool) -> Callable[[Any, Any], int]:
+        """step(x, y): one time step of all layers. ``call`` has `frame.STEP_FRAMES` and so on; it keeps ``needed``.
 
         It returns what `run_as_team` does, or 0, and has done nothing, where x and y are no plain arrays of the dtype
-        and the shapes that are said there. Then it is the other states' turn.
+        and the shapes that are said there. After it, it is the other states' turn; not if a signal's handler raises.
 
-        A ``brief`` one keeps the interpreter's lock, which takes less time than to give it up and get it back; and it
-        returns 0 also while somebody holds the states (`contract.HELD`).
+        A ``brief`` one keeps the interpreter's lock, which takes less time than to give it up and get it back, leaves
+        signals for later, and returns 0 also while somebody holds the states (`contract.HELD`).
         """
 
     def run_list(self, boxes: Array, frames: Array, ranges: Array, most: int) -> int:

@@ -53,7 +53,7 @@ class Steps:
         scratch = Room(*[room(frame, rows.batch, 1, f.MOST_MEMBERS) for frame in frames])
         for frame, at in zip(frames, scratch.at, strict=True):
             frame[f.SCRATCH] = at
-        self.held = list(packs), rows, states, turns, between, scratch
+        self.needed = list(packs), rows, states, turns, between, scratch
         one, other = states
         self._frames = np.stack([self._at_turn(frames, packs, *turn) for turn in ((one, other), (other, one))])
         # The steps that are shared before the crew is asked again, how many of these are left, what they are, how many
@@ -142,8 +142,8 @@ class Steps:
             frames[..., f.COUNTERS] = address(counters)
         arrays = [id(np.ndarray), self._dtype.num, self.rows.batch, *self._ends]
         numbers = [address(frames), *frames.shape[1:], address(boxes), len(boxes), address(self.turns), *arrays]
-        held = self.held, frames, counters, boxes
-        return self.crew.native.bound_step(np.array(numbers, INT64), held, brief)
+        needed = self.needed, frames, counters, boxes
+        return self.crew.native.bound_step(np.array(numbers, INT64), needed, brief)
 
 
 class LongSteps:
