@@ -210,7 +210,7 @@ class Stream:
 
 
 class _Hold:
-    """Keeps atomic steps away from the states, with the stream's lock; with it as whose turn it is."""
+    """``with hold as turn``: keeps atomic steps, which take no lock, away from the states. For who has the lock."""
 
     def __init__(self, turns: Array) -> None:
         self._turns = turns

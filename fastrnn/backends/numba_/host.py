@@ -23,7 +23,7 @@ from fastrnn.backends.numba_.atomics import (
 )
 from fastrnn.backends.numba_.bound import get_lock_back, give_up_lock, number_to_object, object_to_number
 from fastrnn.backends.numba_.compile import compiled, inner
-from fastrnn.backends.numba_.intrinsics import keep, whole_numbers
+from fastrnn.backends.numba_.intrinsics import keep, room_for_members, whole_numbers
 from fastrnn.backends.numba_.objects import (
     AXES,
     DATA,
@@ -203,7 +203,7 @@ def as_team(boxes, frames, size, most, low, high, start, stop):  # type: ignore[
     ``frames`` is the address of a frame for each, ``size`` fields each. How many members the team had, and how often
     they waited for long, as one number: see `frame.WAITS`.
     """
-    taken = np.empty(f.MOST_MEMBERS, np.int64)
+    taken = whole_numbers(room_for_members(), f.MOST_MEMBERS)  # nothing may raise: the interpreter is given up
     joined = take(boxes, taken, most - 1)
     counters = whole_numbers(whole_numbers(frames, FRAME)[f.COUNTERS], f.MOST_MEMBERS * f.COUNTER_BYTES // 8)
     for i in range(joined + 1):

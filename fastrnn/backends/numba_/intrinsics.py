@@ -12,6 +12,7 @@ from numba.extending import intrinsic
 from fastrnn.backends.numba_.atomics import I64
 from fastrnn.backends.numba_.compile import inner
 from fastrnn.backends.numba_.vector import Emitter
+from fastrnn.backends.tiled.frame import MOST_MEMBERS
 from fastrnn.backends.tiled.outer import CACHE_LINE, Operands, emit_outer
 from fastrnn.backends.tiled.program import Program
 
@@ -65,6 +66,16 @@ def pointer(_context: Any, address: Any) -> Any:
 def whole_numbers(address, count):  # type: ignore[no-untyped-def]
     """The int64 array of ``count`` values at an address."""
     return carray(pointer(address), (count,))
+
+
+@intrinsic
+def room_for_members(_context: Any) -> Any:
+    """The address of an int64 for each member of a team, which lives as long as the function: it cannot be missing."""
+
+    def codegen(_target: Any, builder: Any, _signature: Any, _args: Any) -> Any:
+        return builder.ptrtoint(cgutils.alloca_once(builder, I64, MOST_MEMBERS), I64)
+
+    return types.int64(), codegen
 
 
 @intrinsic
