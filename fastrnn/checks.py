@@ -154,8 +154,11 @@ def seed(value: object) -> int | None:
     return found
 
 
-def lengths(value: object, steps: int, batch: int) -> Array:
-    """How many steps of each row are valid: (B,) integers of at least 0 and at most T, as int64, in the given order."""
+def lengths(value: object, batch: int) -> Array:
+    """How many steps of each row are valid: (B,) integers, copied as int64.
+
+    Whether each is from 0 to T is left to `Backend.rows`, which has to look at them anyway, and `wrong_lengths`.
+    """
     try:
         found = np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:
@@ -164,9 +167,12 @@ def lengths(value: object, steps: int, batch: int) -> Array:
         raise TypeError(f"lengths: expected integers, got {type(value).__name__} of dtype {found.dtype}")
     if found.shape != (batch,):
         raise ValueError(f"lengths: expected (B,) = ({batch},), got {found.shape}")
-    copy = found.astype(np.int64)
-    wrong = copy.view(np.uint64) > steps  # a negative number, too, is large without its sign
-    if np.count_nonzero(wrong):  # `any` takes four times as long, and a short call little longer than that
-        row = int(np.argmax(wrong))
-        raise ValueError(f"lengths: expected 0 to T = {steps}, got {found[row]} for row {row}")
-    return copy
+    return found.astype(np.int64)
+
+
+def wrong_lengths(value: object, copy: Array, steps: int) -> ValueError:
+    """What to say of lengths of which one is not from 0 to T; ``copy`` is what `lengths` made of them."""
+    row = int(np.argmax((copy < 0) | (copy > steps)))
+    unsigned = np.asarray(value).dtype.kind == "u"
+    length = copy.view(np.uint64)[row] if unsigned else copy[row]
+    return ValueError(f"lengths: expected 0 to T = {steps}, got {length} for row {row}")

@@ -311,7 +311,11 @@ class Recurrent:
         return Gradients(dx, self._states.present(ends, batched), parameters)
 
     def _ragged_rows(self, steps: int, batch: int, lengths: ArrayLike) -> Rows:
-        return self._stack.layers[0].backend.rows(steps, checks.lengths(lengths, steps, batch))
+        copy = checks.lengths(lengths, batch)
+        rows = self._stack.layers[0].backend.rows(steps, copy)
+        if rows is None:
+            raise checks.wrong_lengths(lengths, copy, steps)
+        return rows
 
     def _output(self, rows: Rows, batched: bool) -> tuple[Array, Array]:
         """A new y as the caller sees it, and the same memory as (T, B, D*H), zero past each row's end."""

@@ -878,11 +878,11 @@ def clear_padding(cnp.ndarray table not None, cnp.ndarray y not None, int64_t co
     cdef int64_t step_bytes = cnp.PyArray_STRIDE(y, 0), row_bytes = cnp.PyArray_STRIDE(y, 1)
     cdef const int64_t *rows = words(data(table))
     cdef const int64_t *order = words(rows[0])
-    cdef const int64_t *lengths = words(rows[F_LENGTHS - F_ORDER])
-    cdef int64_t batch = rows[F_BATCH - F_ORDER], r, time
+    cdef const int64_t *active = words(rows[F_ACTIVE - F_ORDER])
+    cdef int64_t batch = rows[F_BATCH - F_ORDER], longest = rows[F_LONGEST - F_ORDER], r, time
     with nogil:
-        for r in range(batch):
-            for time in range(lengths[r], steps):
+        for time in range(steps):
+            for r in range(active[time] if time < longest else 0, batch):
                 memset(words(at + time * step_bytes + order[r] * row_bytes), 0, count)
 
 
@@ -895,6 +895,9 @@ def sort_rows(cnp.ndarray lengths not None, int64_t steps, cnp.ndarray numbers n
     cdef int64_t *ordered = order + batch
     cdef int64_t *active = ordered + batch
     cdef int64_t *base = active + steps
+    for b in range(batch):
+        if ends[b] < 0 or ends[b] > steps:
+            return -1
     memset(base, 0, 8 * (steps + 1))
     for b in range(batch):
         base[ends[b]] += 1

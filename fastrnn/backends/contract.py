@@ -229,8 +229,8 @@ class Backend(Protocol):
     name: str
     same_bits: bool
 
-    def rows(self, steps: int, lengths: Array) -> Rows:
-        """`Rows.of` for as many rows as there are lengths."""
+    def rows(self, steps: int, lengths: Array) -> Rows | None:
+        """`Rows.of` for as many rows as there are lengths, int64; None if one of these is not from 0 to T."""
 
     def clear_padding(self, rows: Rows, y: Array) -> None:
         """Zero what stands past each row's end in (T, B, width), whose last axis is contiguous."""

@@ -156,8 +156,10 @@ class NumpyBackend:
 
         return _Scan(run, rows.total * pack.weight_count)
 
-    def rows(self, steps: int, lengths: Array) -> Rows:
+    def rows(self, steps: int, lengths: Array) -> Rows | None:
         """See the contract."""
+        if np.any((lengths < 0) | (lengths > steps)):
+            return None
         return Rows.of(steps, len(lengths), lengths)
 
     def scan(

@@ -23,6 +23,9 @@ def tables(table):  # type: ignore[no-untyped-def]
 def sort(lengths, steps, numbers):  # type: ignore[no-untyped-def]
     """The tables of rows with these lengths, side by side: see `Native.sort_rows`."""
     batch = len(lengths)
+    for b in range(batch):
+        if lengths[b] < 0 or lengths[b] > steps:
+            return -1
     order = f.TABLE_SIZE
     ordered = order + batch
     active = ordered + batch
@@ -65,10 +68,10 @@ def sort_rows(lengths, steps, numbers):  # type: ignore[no-untyped-def]
 @compiled
 def clear_padding(table, y, count):  # type: ignore[no-untyped-def]
     """See `Native`."""
-    order, lengths, _, _ = tables(table)
+    order, _, active, _ = tables(table)
     at, steps, strides = data(y), sizes(y)[0], whole_numbers(words(y)[STRIDES], 2)
-    for r in range(len(order)):
-        for time in range(lengths[r], steps):
+    for time in range(steps):
+        for r in range(active[time] if time < len(active) else 0, len(order)):
             clear_bytes(at + time * strides[0] + order[r] * strides[1], count)
 
 

@@ -63,7 +63,8 @@ class TiledBackend:
         """See the contract. `Rows.of` would take longer than all else of a short call."""
         batch = len(lengths)
         numbers = Rows.room(steps, batch)
-        return Rows(steps, batch, self.native.sort_rows(lengths, steps, numbers), numbers)
+        longest = self.native.sort_rows(lengths, steps, numbers)
+        return Rows(steps, batch, longest, numbers) if longest >= 0 else None
 
     def clear_padding(self, rows: Rows, y: Array) -> None:
         """See the contract."""

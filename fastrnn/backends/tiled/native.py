@@ -99,7 +99,7 @@ class Native(Protocol):
     def sort_rows(self, lengths: Array, steps: int, numbers: Array) -> int:
         """Write the tables of the rows with these lengths, as `contract.Rows` has them.
 
-        Returns the longest length.
+        Returns the longest length; -1, and has done nothing, if one is not from 0 to ``steps``.
         """
 
     def clear_padding(self, table: Array, y: Array, count: int) -> None:
