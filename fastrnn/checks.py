@@ -38,6 +38,9 @@ def array(name: str, value: object, dtype: np.dtype[Any], copy: bool = False) ->
         copy = copy or value.dtype != dtype  # another byte order is another dtype, too
     if copy:
         found = reuse.empty(value.shape, dtype)
+        if value.dtype is dtype:
+            found[...] = value
+            return found
         with np.errstate(all="ignore"):  # what is beyond float32 is infinite, as IEEE 754 has it
             found[...] = value
         return found

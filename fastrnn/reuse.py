@@ -45,12 +45,9 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     size = prod(shape) * dtype.itemsize
     if size < LEAST:
         return np.empty(shape, dtype)
-    for key, memory in reversed(list(_idle.items())):  # the last one is the likeliest to be in a cache
-        if size <= memory.size <= size + size // 4 and _idle.pop(key, None) is not None:
-            break
-    else:
-        memory = _Memory(size)
-    return np.asarray(_Loan(memory, shape, dtype))
+    loan = Loan(size)
+    loan.__array_interface__ = {"shape": shape, "typestr": dtype.str, "data": (loan.address, False), "version": 3}
+    return np.asarray(loan)
 
 
 def zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -71,8 +68,19 @@ class _Memory:
         self.address = begin + -begin % LINE
 
 
+def _memory(size: int) -> _Memory:
+    """A buffer of that size, or little more."""
+    if size >= LEAST:
+        for key, memory in reversed(list(_idle.items())):  # the last one is the likeliest to be in a cache
+            if size <= memory.size <= size + size // 4 and _idle.pop(key, None) is not None:
+                return memory
+    return _Memory(size)
+
+
 def _keep(memory: _Memory) -> None:
-    """Keep a buffer, and let the oldest ones go."""
+    """Keep a buffer if it is large, and let the oldest ones go."""
+    if memory.size < LEAST:
+        return
     _idle[id(memory)] = memory
     for key in list(_idle):
         if sum([kept.size for kept in list(_idle.values())]) <= MOST:
@@ -80,15 +88,20 @@ def _keep(memory: _Memory) -> None:
         _idle.pop(key, None)
 
 
-class _Loan:
-    """What an array on a buffer is based on. NumPy keeps it alive for every view."""
+class Loan:
+    """Memory that comes back when this object is gone: bytes from ``address`` on, the begin of a cache line.
 
-    __slots__ = ("__array_interface__", "_memory")
+    It can be what an array is based on: NumPy keeps it alive for every view.
+    """
 
-    def __init__(self, memory: _Memory, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self._memory = memory
-        place = memory.address, False
-        self.__array_interface__ = {"shape": shape, "typestr": dtype.str, "data": place, "version": 3}
+    __array_interface__: dict[str, Any]
+    __slots__ = ("__array_interface__", "_memory", "address")
+
+    def __init__(self, size: int) -> None:
+        self._memory: _Memory | None = None  # until there is some
+        self._memory = _memory(size)
+        self.address = self._memory.address
 
     def __del__(self, keep: Callable[[_Memory], None] = _keep) -> None:
-        keep(self._memory)
+        if self._memory is not None:
+            keep(self._memory)

@@ -219,3 +219,12 @@ print(faults() - before)
     own = {name: value for name, value in os.environ.items() if not name.startswith(told)}
     shown = subprocess.run([sys.executable, "-c", program], env=own, capture_output=True, text=True, check=True)
     assert int(shown.stdout) < 1000  # 1.5 MB are 366 pages, a hundred times
+
+
+def test_no_memory_is_no_loan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was never lent does not come back."""
+    seen: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    with pytest.raises((MemoryError, ValueError)):
+        reuse.Loan(1 << 62)
+    assert not seen

@@ -17,14 +17,13 @@ from fastrnn.backends.tiled.tile import TileStage
 from fastrnn.equations import Sizes
 from fastrnn.plan import Place, Product, Stage
 from fastrnn.record import lazy
-from fastrnn.reuse import address, empty
+from fastrnn.reuse import Loan, address
 
 if TYPE_CHECKING:
     from fastrnn.backends.tiled.parts import WeightPart
 
 ALIGNMENT = 64  # bytes: a cache line, and the longest vector
 CHUNK_BYTES = 256 * 1024  # of projected input at once: about what stays in the second cache beside the weights
-UINT8 = np.dtype(np.uint8)
 CHUNK_ROWS = 48  # but at least so many rows, for the weights to be worth reading
 LEAST_FETCHED = 256  # bytes: to ask ahead for shorter rows of ragged arrays takes longer than to wait for them
 FAR_BYTES, FAR_ROWS = 8 << 20, 256  # so many rows for weights that a core's share of the caches may not hold
@@ -51,13 +50,12 @@ class Room:
 
     def __init__(self, *sizes: int) -> None:
         self.nbytes = sum(sizes)
-        self._memory = empty((self.nbytes + ALIGNMENT * (len(sizes) + 1),), UINT8)
-        end = address(self._memory)
+        self._loan = Loan(self.nbytes + ALIGNMENT * len(sizes))
+        begin = self._loan.address
         self.at = []
         for size in sizes:
-            begin = end + -end % ALIGNMENT
             self.at.append(begin)
-            end = begin + size
+            begin += padded(size, ALIGNMENT)
 
 
 def padded(count: int, block: int) -> int:
