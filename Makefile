@@ -40,7 +40,7 @@ pythons: dist
 	$(BIN)/python tests/pythons.py dist build/pythons $(PYTEST)
 
 # What the extension is built from.
-BUILT_FROM = $(wildcard fastrnn_ext/*.pyx fastrnn_ext/*.h fastrnn/*.py fastrnn/cells/*.py \
+BUILT_FROM = $(wildcard fastrnn_ext/*.pyx fastrnn_ext/*.pxi fastrnn_ext/*.h fastrnn/*.py fastrnn/cells/*.py \
 	fastrnn/backends/*.py fastrnn/backends/tiled/*.py fastrnn/backends/cython_/*.py)
 
 # One stamp an extra: installed once, and again when the requirements or what the extension is built from change.

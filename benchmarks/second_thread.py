@@ -33,6 +33,7 @@ SIZES = (  # kinds of call, and for each cell, steps, rows and units
         [("LSTM", 1, 64, 64), ("LSTM", 4, 4, 64), ("LSTM", 4, 16, 64), ("LSTM", 64, 16, 64), ("LSTM", 64, 16, 128)],
     ),
     ("call", [("GRU", 4, 1, 128), ("GRU", 64, 1, 128), ("RNN", 8, 1, 192), ("RNN", 4, 16, 64), ("RNN", 64, 16, 96)]),
+    ("call", [("LSTM", 20, 4, 32), ("LSTM", 20, 8, 32), ("RNN", 64, 8, 32), ("LSTM", 32, 4, 128), ("GRU", 32, 6, 64)]),
     ("training", [("LSTM", t, 1, 128) for t in (2, 8, 32)]),
     ("training", [("LSTM", t, 16, 32) for t in (8, 32)]),
     ("training", [("LSTM", 8, 16, 64), ("GRU", 8, 4, 64), ("RNN", 16, 16, 64), ("LSTM", 10, 32, 96)]),

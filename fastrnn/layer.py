@@ -60,31 +60,32 @@ class Layer:
         self, packs: Packs, rows: Rows, x: Array, y: Array, state: States | None, final: States, base: int
     ) -> None:
         """Run all directions over x (T, B, I), each to its part of y (T, B, D*O)."""
-        backend, threads = self.backend, get_num_threads()
-        if self.directions == 1:
-            backend.scan(packs[base], rows, x, y, state, final, base, False, threads)
-            return
-        parts = []
-        for direction in range(self.directions):
-            at = base + direction
-            begin, end = each(state, at), each(final, at)
-            out = self.of(y, direction)
-            parts.append(backend.forward(packs[at], rows, x, out, begin, end, direction == 1))
-        backend.run(parts, rows, threads)
+        self._scan(packs, rows, x, y, state, final, base, [None] * self.directions)
 
     def record(
         self, packs: Packs, rows: Rows, x: Array, y: Array, state: States | None, final: States, base: int
     ) -> list[Any]:
         """As `forward`; the tape of each direction."""
-        backend, parts, tapes = self.backend, [], []
-        for direction in range(self.directions):
-            at, reverse = base + direction, direction == 1
-            tapes.append(backend.tape(packs[at], rows, x, reverse))
-            begin, end = each(state, at), each(final, at)
-            out = self.of(y, direction)
-            parts.append(backend.forward(packs[at], rows, x, out, begin, end, reverse, tapes[-1]))
-        backend.run(parts, rows, get_num_threads())
+        reverse = (False, True)[: self.directions]
+        tapes = [self.backend.tape(packs[base + k], rows, x, backward) for k, backward in enumerate(reverse)]
+        self._scan(packs, rows, x, y, state, final, base, tapes)
         return tapes
+
+    def _scan(
+        self, packs: Packs, rows: Rows, x: Array, y: Array, state: States | None, final: States, base: int,
+        tapes: Sequence[Any],
+    ) -> None:  # fmt: skip
+        """One direction after the other, unless there are threads for both."""
+        backend, threads, parts = self.backend, get_num_threads(), []
+        for direction, tape in enumerate(tapes):
+            at, reverse, out = base + direction, direction == 1, self.of(y, direction)
+            if self.directions == 1 or threads == 1:
+                backend.scan(packs[at], rows, x, out, state, final, at, reverse, threads, tape)
+            else:
+                begin, end = each(state, at), each(final, at)
+                parts.append(backend.forward(packs[at], rows, x, out, begin, end, reverse, tape))
+        if parts:
+            backend.run(parts, rows, threads)
 
     def last(
         self, packs: Packs, rows: Rows, x: Array, y: Array, state: States | None, final: States, base: int
@@ -116,13 +117,18 @@ class Layer:
         base: int,
     ) -> Array:
         """The gradient of x. ``dstate`` goes in as the gradient of the final states, comes out as that of the first."""
-        backend, parts, dxs = self.backend, [], []
+        backend, threads = self.backend, get_num_threads()
+        parts, dxs = [], []
         for direction, (tape, gradients) in enumerate(zip(tapes, into, strict=True)):
-            dx = self.room(rows, self.sizes.input_size)
-            ends, sums = each(dstate, base + direction), backend.sums(gradients, rows.total)
-            parts.append(backend.backward(tape, self.of(dy, direction), ends, dx, ends, sums))
+            at, dx, out = base + direction, self.room(rows, self.sizes.input_size), self.of(dy, direction)
             dxs.append(dx)
-        backend.run(parts, rows, get_num_threads())
+            if self.directions == 1 or threads == 1:
+                backend.gradients(tape, out, dstate, dx, at, gradients, threads)
+            else:
+                ends = each(dstate, at)
+                parts.append(backend.backward(tape, out, ends, dx, ends, backend.sums(gradients, rows.total)))
+        if parts:
+            backend.run(parts, rows, threads)
         return self.total(dxs)
 
     @staticmethod

@@ -26,7 +26,7 @@ def check_wheel(wheel: Path) -> str:
     expected = {str(path.relative_to(ROOT)) for path in (ROOT / "fastrnn").rglob("*.py")} | {"fastrnn/py.typed"}
     assert expected <= set(sizes), f"{wheel.name} lacks {sorted(expected - set(sizes))}"
     assert any(name.endswith("licenses/LICENSE") for name in sizes), f"{wheel.name} has no licence"
-    sources = (".pyc", ".kernel", ".c", ".o", ".h", ".pyx")
+    sources = (".pyc", ".kernel", ".c", ".o", ".h", ".pyx", ".pxi")
     junk = [name for name in sizes if "__pycache__" in name or name.endswith(sources)]
     assert not junk, f"{wheel.name} has {junk}"
     total = sum(sizes.values())
@@ -39,7 +39,8 @@ def check_sdist(sdist: Path) -> str:
     with tarfile.open(sdist) as archive:
         names = {"/".join(PurePosixPath(name).parts[1:]) for name in archive.getnames()}
     needed = {"LICENSE", "README.md", "CHANGELOG.md", "pyproject.toml", "setup.py", "tests/golden"}
-    needed |= {f"fastrnn_ext/{name}" for name in ("scan.pyx", "machine.h", "tables.h", "vector.h")}
+    built_from = [path for path in (ROOT / "fastrnn_ext").iterdir() if path.suffix in (".pyx", ".pxi", ".h")]
+    needed |= {f"fastrnn_ext/{path.name}" for path in built_from}
     needed |= {str(path.relative_to(ROOT)) for top in ("fastrnn", "tests") for path in (ROOT / top).rglob("*.py")}
     assert needed <= names, f"{sdist.name} lacks {sorted(needed - names)}"
     assert not [name for name in names if "__pycache__" in name]

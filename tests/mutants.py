@@ -74,8 +74,13 @@ class Mutant:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
 
-    def scan(self, pack, rows, x, y, state, final, at, reverse, threads):  # type: ignore[no-untyped-def]
-        self.run([self.forward(pack, rows, x, y, each(state, at), each(final, at), reverse)], rows, threads)
+    def scan(self, pack, rows, x, y, state, final, at, reverse, threads, tape=None):  # type: ignore[no-untyped-def]
+        self.run([self.forward(pack, rows, x, y, each(state, at), each(final, at), reverse, tape)], rows, threads)
+
+    def gradients(self, tape, dy, state, dx, at, into, threads):  # type: ignore[no-untyped-def]
+        ends = each(state, at)
+        part = self.backward(tape, dy, ends, dx, ends, self.sums(into, tape.rows.total))
+        self.run([part], tape.rows, threads)
 
 
 class StatesSwapped(Mutant):

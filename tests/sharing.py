@@ -13,7 +13,8 @@ from fastrnn.backends.tiled import crew, steps
 CODE = """
 from fastrnn.backends import numpy_
 from fastrnn.backends.tiled import crew, steps
-numpy_.WORTH_A_THREAD = crew.WORTH_CALLING = crew.WORTH_BINDING = steps.WORTH_STEPPING = 1
+numpy_.WORTH_A_THREAD = steps.WORTH_STEPPING = 1
+crew.WORTH_CALLING = crew.WORTH_RETURNING = crew.WORTH_BINDING = 1
 crew.WORTH_WAKING = crew.WORTH_EXPECTING = 1
 crew.WORTH_MEETING = crew.WORTH_MEETING_ROWS = crew.WORTH_TOGETHER = crew.WORTH_APART = 0
 crew.PAUSE = 0.0
@@ -29,6 +30,7 @@ def share_everything(rows_apart: int | None = None) -> Iterator[None]:
         stack.enter_context(mock.patch.object(steps, "WORTH_STEPPING", 1))
         changes = {
             "WORTH_CALLING": 1,
+            "WORTH_RETURNING": 1,
             "WORTH_BINDING": 1,
             "WORTH_WAKING": 1,
             "WORTH_EXPECTING": 1,

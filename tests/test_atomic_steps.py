@@ -20,6 +20,7 @@ from cases import compiled
 import fastrnn
 from fastrnn.backends.contract import HELD, TURN
 from fastrnn.backends.tiled import steps
+from fastrnn.backends.tiled.backend import NO_TAPE
 from fastrnn.layout import plain_rows
 from fastrnn.stream import _Hold
 
@@ -308,15 +309,15 @@ def test_a_parameter_counts_from_the_next_step_on(backend: str) -> None:
 
 
 @compiled
-@pytest.mark.parametrize("count", [0, 6, 8])
+@pytest.mark.parametrize("count", [0, 7, 9])
 def test_a_call_of_too_few_or_many_arguments_is_none(backend: str, count: int) -> None:
     """Compiled code finds its arguments where Python has put them."""
     layer = fastrnn.RNN(8, 8, backend=backend)
     layer(X)
     (pack,) = layer._packs()
     rows, y, final = plain_rows(6, 2), np.full((6, 2, 8), np.nan, np.float32), (np.zeros((1, 2, 8), np.float32),)
-    given = [rows.table, X, y, (), final, 0, False, None]
+    given = [rows.table, X, y, (), final, 0, False, NO_TAPE, None]
     assert pack.run(*given[:count]) == 0
     assert np.isnan(y).all()
-    assert pack.run(*given[:7]) == 1
+    assert pack.run(*given[:8]) == 1
     np.testing.assert_array_equal(y, layer(X)[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -33,12 +34,18 @@ LENGTHS: dict[str, Any] = {
 }
 
 
+def in_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have Python make all backward scans ready."""
+    monkeypatch.setattr(pack.TiledPack, "whole", property(lambda _: mock.Mock(most_rows=0)))
+
+
 def cut(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     """Have pieces of so many rows, or of one step."""
     monkeypatch.setattr(backward, "PIECE_BYTES", 0)
     monkeypatch.setattr(backward, "PIECE_WORK", 0)
     monkeypatch.setattr(backward, "WHOLE", 1)
     monkeypatch.setattr(backward, "NEAR_ROWS", rows)
+    in_python(monkeypatch)
 
 
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
@@ -157,8 +164,9 @@ def test_gradient_rows(steps: list[tuple[int, int]], stride: int) -> None:
 def test_a_short_scan_is_one_piece(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a few hundred rows or some milliseconds of work; a longer one is not."""
     layer = fastrnn.LSTM(64, 128, backend=backend)
+    in_python(monkeypatch)
     seen = watched(monkeypatch)
-    most = backward.piece_rows(layer._packs()[0], 10**9, 1, 0)
+    most, _ = backward.piece_rows(layer._packs()[0])
     for steps, pieces in ((most, 1), (3 * most, 1), (3 * most + 1, 4)):
         y, _, tape = layer.record(np.zeros((steps, 1, 64), np.float32))
         seen.clear()
@@ -168,17 +176,13 @@ def test_a_short_scan_is_one_piece(backend: str, monkeypatch: pytest.MonkeyPatch
 
 def test_rows_of_a_piece() -> None:
     """As many as a cache holds beside the weights; more of small cells, large ones and for more threads."""
-    many = 10**9
     for (inputs, hidden), one, three in (((64, 128), 372, 1116), ((4, 4), 131_072, 131_072), ((512, 512), 2048, 2048)):
         held = fastrnn.LSTM(inputs, hidden, backend="numba")._packs()[0]
-        assert backward.piece_rows(held, many, 1, 0) == one
-        assert backward.piece_rows(held, many, 3, 0) == three
         most = backward.MOST_BYTES // held.gradient_stride
-        assert backward.piece_rows(held, many, 1, (one + 1) * held.weight_count) == min(one + 1, most)
-        assert backward.piece_rows(held, many, 1, many * held.weight_count) == most
-        whole = min(3 * one, most)  # three pieces would take longer than one
-        assert backward.piece_rows(held, whole, 1, 0) == whole
-        assert backward.piece_rows(held, whole + 1, 1, 0) == one
+        assert backward.piece_rows(held) == (one, min(3 * one, most))  # three pieces would take longer than one
+        assert backward.piece_rows(held, 3)[0] == three
+        assert backward.piece_rows(held, 1, (one + 1) * held.weight_count)[0] == min(one + 1, most)
+        assert backward.piece_rows(held, 1, 10**9 * held.weight_count) == (most, most)
 
 
 @compiled

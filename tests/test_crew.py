@@ -25,9 +25,10 @@ from fastrnn.backends.tiled import box as bx
 from fastrnn.backends.tiled import crew as crews
 from fastrnn.backends.tiled import distance, steps, sums
 from fastrnn.backends.tiled import scan as scans
-from fastrnn.backends.tiled.crew import Crew, _shares
+from fastrnn.backends.tiled.crew import Crew
 from fastrnn.backends.tiled.pack import aligned
 from fastrnn.backends.tiled.sums import LEAST_ROWS, Call
+from fastrnn.backends.tiled.sums import shares as shares_of
 from fastrnn.reuse import address
 
 every_compiled = pytest.mark.parametrize("name", COMPILED)
@@ -347,7 +348,7 @@ def test_products_alone(piece: int, lists: list[list[tuple[int, int, int]]], mon
 @pytest.mark.parametrize("rows", [(512, 512, 512), (512, 512, 511, 510), (512,), (96, 95, 1), (4000, 1), (7,)])
 def test_shares_of_products(rows: tuple[int, ...], members: int) -> None:
     """Every row once, and threads that take one share after the other all have about as much to do."""
-    shares = _shares([call(count)._replace(frame=number) for number, count in enumerate(rows)], members)
+    shares = shares_of([call(count)._replace(frame=number) for number, count in enumerate(rows)], members)
     for number, count in enumerate(rows):
         found = sorted(share.range for share in shares if share.frame == number)
         assert [row for low, high, _, _ in found for row in range(low, high)] == list(range(count))
@@ -363,7 +364,7 @@ def test_shares_of_products(rows: tuple[int, ...], members: int) -> None:
 def test_even_products_are_not_cut() -> None:
     """LSTM: four gates of two weights and the sum of the vectors; RNN: one of two."""
     for rows in ((512,) * 8 + (1,), (512, 512, 1)):
-        assert len(_shares([call(count) for count in rows], 2)) == len(rows)
+        assert len(shares_of([call(count) for count in rows], 2)) == len(rows)
 
 
 @every_compiled

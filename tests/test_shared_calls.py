@@ -18,6 +18,7 @@ from fastrnn.backends.contract import Rows
 from fastrnn.backends.tiled import box as bx
 from fastrnn.backends.tiled import crew as crews
 from fastrnn.backends.tiled import frame as f
+from fastrnn.backends.tiled.box import NOBODY
 from fastrnn.backends.tiled.crew import Crew
 
 B, I, H = 3, 5, 33  # noqa: E741
@@ -73,48 +74,36 @@ def test_a_team_gives_the_same_bits(
     assert found.count(members) >= 4
 
 
-BUFFERS = ("table", "x")  # which nothing reads here
-
-
-def a_pack() -> Any:
-    """A pack whose scans are noted."""
-    return mock.Mock(frame="frame")
-
-
-def test_a_call_is_shared_with_those_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    crew, pack = a_crew(monkeypatch, team_on=mock.Mock(return_value=2)), a_pack()
-    native: Any = crew.native
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_call_is_shared_with_those_who_wait(apart: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever did not come is woken. A team's waits are looked at, which threads apart do not have."""
+    crew, run = a_crew(monkeypatch), mock.Mock(return_value=2)
     crew.wake = mock.Mock()  # type: ignore[method-assign]
-    assert crew.run_call(pack, BUFFERS, 1000, 10, 2, False)
-    assert native.team_on.call_args.args == (crew.all_boxes, 2, "frame", *BUFFERS)
+    crew.learn = mock.Mock(side_effect=lambda found, work, steps: found)  # type: ignore[method-assign]
+    crew._in_vain = 1
+    assert crew.run_call(run, 1000, 10, 2, apart)
+    assert run.call_args.args == (crew.all_boxes, 2)
+    assert crew._in_vain == (0 if apart else 1)  # else it is `learn` that does that
+    assert crew.learn.call_args_list == ([] if apart else [mock.call(2, 1000, 10)])
     assert not crew.wake.called
-    native.team_on.return_value = 1
-    assert crew.run_call(pack, BUFFERS, 1000, 10, 2, False)
+    run.return_value = 1
+    assert crew.run_call(run, 1000, 10, 2, apart)
     assert crew.wake.call_args.args == (1,)
-    assert not pack.run.called
 
 
 @pytest.mark.parametrize("apart", [False, True])
 def test_a_short_call_does_not_wait_for_a_sleeper(apart: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes alone, and the next one finds the other awake. A longer one is made ready for who comes later."""
-    crew, pack = a_crew(monkeypatch), a_pack()
-    native: Any = crew.native
+    crew, run = a_crew(monkeypatch), mock.Mock()
     crew.wake = mock.Mock()  # type: ignore[method-assign]
     crew._workers[0].box[bx.STATE] = bx.ASLEEP
-    assert crew.run_call(pack, BUFFERS, crews.HEAD - 1, 10, 2, apart)
-    assert pack.run.call_args.args == BUFFERS
+    assert crew.run_call(run, crews.HEAD - 1, 10, 2, apart)
+    assert run.call_args.args == (NOBODY, 1)
     assert crew.wake.call_args.args == (1,)
     crew.wake.reset_mock()
-    assert not crew.run_call(pack, BUFFERS, crews.HEAD, 10, 2, apart)
-    assert pack.run.call_count == 1
+    assert not crew.run_call(run, crews.HEAD, 10, 2, apart)
+    assert run.call_count == 1
     assert not crew.wake.called
-    assert not native.team_on.called
-
-
-def test_rows_of_their_own_are_made_ready_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    crew, pack = a_crew(monkeypatch), a_pack()
-    assert not crew.run_call(pack, BUFFERS, 1000, 10, 2, True)
-    assert not crew.native.team_on.called  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("bound", [False, True])
@@ -145,15 +134,17 @@ def test_a_step_is_worth_a_meeting(halves: bool, pace: float, monkeypatch: pytes
 @by_pace
 @pytest.mark.parametrize("far", [1.0, 3.0])
 def test_rows_stay_together(halves: bool, pace: float, far: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If they are few and a step is long, or if there is no time to hand them out."""
+    """If they are few and a step is long, the longer the fewer; if most end soon; if it is too little to hand out."""
     crew = a_crew(monkeypatch, halves)
     crew.distance.factor = far
-    few, many = Rows.of(10, 8), Rows.of(10, 2 * crews.ROWS_APART)
-    long, short = crews.WORTH_APART // 40 + 1, crews.WORTH_APART // 40 - 1  # of a row step, of 80 in all
     together = 2 * pace * far * crews.WORTH_TOGETHER
-    assert crew.split(2, few, long, int(together) - 2, bound=False) == APART
-    assert crew.split(2, few, long, int(together) + 2, bound=False) == TOGETHER
-    meeting = 2 * pace * far * crews.WORTH_MEETING_ROWS
+    for batch, most in ((4, together), (7, together), (8, 2 * together), (47, 2 * together)):
+        rows = Rows.of(10, batch)
+        assert crew.split(2, rows, 1_000_000, int(most) - 2) == APART
+        assert crew.split(2, rows, 1_000_000, int(most) + 2) == TOGETHER
+    few, many = Rows.of(10, 8), Rows.of(10, 2 * crews.ROWS_APART)
+    short, meeting = crews.WORTH_APART // 40 - 1, 2 * pace * far * crews.WORTH_MEETING_ROWS  # of 80 row steps
+    assert crew.split(2, few, short + 2, 0, bound=False) == APART
     assert crew.split(2, few, short, int(meeting) - 2, bound=False) == ALONE
     assert crew.split(2, few, short, int(meeting) + 2, bound=False) == TOGETHER
     assert crew.split(2, many, 1_000_000, 1 << 40) == APART

@@ -256,9 +256,15 @@ class Backend(Protocol):
 
     def scan(
         self, pack: Any, rows: Rows, x: Array, y: Array, state: States | None, final: States, at: int, reverse: bool,
-        threads: int,
+        threads: int, tape: Any = None,
     ) -> None:  # fmt: skip
         """`forward` and `run` in one; of ``state`` and ``final``, (L*D, B, S_k) each, the parts ``at`` are meant."""
+
+    def gradients(
+        self, tape: Any, dy: Array, state: States, dx: Array, at: int, into: Mapping[str, Array], threads: int
+    ) -> None:
+        """`backward`, `sums` and `run` in one. Of ``state``, (L*D, B, S_k) each, the parts ``at`` are meant: dfinal at
+        first, dstate in the end; ``into`` is the gradients of all parameters."""
 
     def backward(self, tape: Any, dy: Array, dfinal: States, dx: Array, dstate: States, sums: Any) -> Part:
         """Make ready a backward scan, which also adds to the gradients of the parameters. It takes all rows at once."""

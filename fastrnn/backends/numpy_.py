@@ -164,10 +164,18 @@ class NumpyBackend:
 
     def scan(
         self, pack: NumpyPack, rows: Rows, x: Array, y: Array, state: States | None, final: States, at: int,
-        reverse: bool, threads: int,
+        reverse: bool, threads: int, tape: NumpyTape | None = None,
     ) -> None:  # fmt: skip
         """Make ready and run."""
-        self.run([self.forward(pack, rows, x, y, each(state, at), each(final, at), reverse)], rows, threads)
+        self.run([self.forward(pack, rows, x, y, each(state, at), each(final, at), reverse, tape)], rows, threads)
+
+    def gradients(
+        self, tape: NumpyTape, dy: Array, state: States, dx: Array, at: int, into: Mapping[str, Array], threads: int
+    ) -> None:
+        """Make ready and run."""
+        ends = each(state, at)
+        part = self.backward(tape, dy, ends, dx, ends, self.sums(into, tape.rows.total))
+        self.run([part], tape.rows, threads)
 
     def backward(
         self, tape: NumpyTape, dy: Array, dfinal: States, dx: Array, dstate: States, sums: NumpySums

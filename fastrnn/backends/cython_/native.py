@@ -15,8 +15,8 @@ from fastrnn.plan import Plan
 
 # What the extension's functions are under the same names.
 _FUNCTIONS = (
-    "run", "bound_run", "team_on", "run_as_team", "run_list", "bound_step", "serve", "rouse", "expect", "volley",
-    "point", "room", "sort_rows", "clear_padding", "step_offsets", "history_offsets",
+    "run", "bound_run", "bound_back", "bound_step", "team_on", "run_as_team", "run_list", "serve", "rouse", "expect",
+    "volley", "point", "room", "sort_rows", "clear_padding", "step_offsets", "history_offsets",
 )  # fmt: skip
 
 
@@ -25,6 +25,7 @@ class CythonNative:
 
     run: Any
     bound_run: Any
+    bound_back: Any
     team_on: Any
     run_as_team: Any
     run_list: Any

@@ -54,7 +54,10 @@ def sets_of(platform: str) -> list[str]:
 _SHARED = ("approximations", "backends/contract", "derive", "equations", "graph", "plan")
 _TILED = ("arithmetic", "box", "chains", "emitter", "frame", "native", "outer", "program", "target", "tile")
 _OWN = ("c_text", "generate", "sets")
-_EXTENSION = ("scan.pyx", "machine.h", "tables.h", "vector.h")
+_EXTENSION = (
+    *("scan.pyx", "teams.pxi", "host.pxi", "gradients.pxi", "steps.pxi", "rows.pxi"),
+    *("machine.h", "tables.h", "vector.h"),
+)
 
 
 def fingerprints(extension: str | os.PathLike[str]) -> dict[str, str]:

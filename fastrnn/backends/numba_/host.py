@@ -1,4 +1,5 @@
-"""The way into the kernels: calls of them, alone or by a team of threads, for whole scans. Single steps: `steps`.
+"""The way into the kernels: calls of them, alone or by threads, for whole scans. Their way back: `gradients`; single
+steps: `steps`.
 
 These functions know no cell. A frame holds the address of its kernel, so that one compilation of each serves all.
 
@@ -23,7 +24,7 @@ from fastrnn.backends.numba_.atomics import (
 )
 from fastrnn.backends.numba_.bound import get_lock_back, give_up_lock, number_to_object, object_to_number
 from fastrnn.backends.numba_.compile import compiled, inner
-from fastrnn.backends.numba_.intrinsics import keep, room_for_members, whole_numbers
+from fastrnn.backends.numba_.intrinsics import keep, whole_numbers, words_on_stack
 from fastrnn.backends.numba_.objects import (
     AXES,
     DATA,
@@ -203,7 +204,7 @@ def as_team(boxes, frames, size, most, low, high, start, stop):  # type: ignore[
     ``frames`` is the address of a frame for each, ``size`` fields each. How many members the team had, and how often
     they waited for long, as one number: see `frame.WAITS`.
     """
-    taken = whole_numbers(room_for_members(), f.MOST_MEMBERS)  # nothing may raise: the interpreter is given up
+    taken = whole_numbers(words_on_stack(), f.MOST_MEMBERS)  # nothing may raise: the interpreter is given up
     joined = take(boxes, taken, most - 1)
     counters = whole_numbers(whole_numbers(frames, FRAME)[f.COUNTERS], f.MOST_MEMBERS * f.COUNTER_BYTES // 8)
     for i in range(joined + 1):
@@ -223,12 +224,48 @@ def as_team(boxes, frames, size, most, low, high, start, stop):  # type: ignore[
 
 
 @inner
-def point_forward(fields, table, x, y, state, final, at, reverse):  # type: ignore[no-untyped-def]
-    """Point a forward frame at its rows and arrays, of the states at their parts ``at``; no ``state``: zeros."""
+def as_list(boxes, frames, size, ranges, count, most):  # type: ignore[no-untyped-def]
+    """Run ``count`` kernels that have nothing to do with one another, with frames of ``size`` fields and (low, high,
+    start, stop) at these addresses.
+
+    Those workers that wait for a job help, ``most`` threads in all. How many took part.
+    """
+    taken = whole_numbers(words_on_stack(), f.MOST_MEMBERS)
+    joined = take(boxes, taken, min(most, count) - 1)
+    at = words_on_stack()
+    work = whole_numbers(at, bx.LIST_FIELDS)
+    work[bx.LIST_TAKEN] = 0
+    work[bx.LIST_COUNT] = count
+    work[bx.LIST_FRAMES] = frames
+    work[bx.LIST_SIZE] = size
+    work[bx.LIST_RANGES] = ranges
+    for i in range(joined):
+        post(taken[i], at, 0, 0, 0, 0, 0)
+    call_from_list(at)
+    dismiss(taken, joined)
+    return joined + 1
+
+
+@inner
+def point_at_rows(fields, table, reverse, kept):  # type: ignore[no-untyped-def]
+    """Point a frame at its rows and at the tables of a tape, if there is one."""
     rows = numbers_of(table)
     for i in range(f.TABLE_SIZE):
         fields[f.ORDER + i] = rows[i]
     fields[f.REVERSE] = 1 if reverse else 0
+    places = numbers_of(kept)
+    if len(places) > 0:
+        fields[f.RECORD] = 1
+        fields[f.SPAN] = fields[f.BATCH]
+        fields[f.KEPT_BASE] = places[0]
+        for k in range(fields[f.STATES]):
+            fields[f.FIRST_STATE + f.STATE_FIELDS * k + f.STATE_BASE] = places[1 + k]
+
+
+@inner
+def point_forward(fields, table, x, y, state, final, at, reverse, kept):  # type: ignore[no-untyped-def]
+    """Point a forward frame at its rows and arrays, of the states at their parts ``at``; no ``state``: zeros."""
+    point_at_rows(fields, table, reverse, kept)
     point_at(fields, f.X, words(x))
     point_at(fields, f.Y, words(y))
     for k in range(fields[f.STATES]):
@@ -249,12 +286,12 @@ def argument(given, index):  # type: ignore[no-untyped-def]
 @compiled
 def run_on(bound_to, given, count):  # type: ignore[no-untyped-def]
     """Point a copy of the frame that this is bound to at rows and arrays, and run it: see `Native.bound_run`."""
-    fits = count == 7
+    fits = count == 8
     if fits:
         fields = numbers_of(item(object_at(bound_to), 0)).copy()
         point_forward(
             fields, argument(given, 0), argument(given, 1), argument(given, 2), argument(given, 3), argument(given, 4),
-            object_to_number(argument(given, 5)), object_to_number(argument(given, 6)),
+            object_to_number(argument(given, 5)), object_to_number(argument(given, 6)), argument(given, 7),
         )  # fmt: skip
         lock = give_up_lock()
         call(fields.ctypes.data, 0, fields[f.BATCH], 0, fields[f.LONGEST])
@@ -263,24 +300,51 @@ def run_on(bound_to, given, count):  # type: ignore[no-untyped-def]
     return number_to_object(fits)
 
 
+@inner
+def cut_rows(fields, ranges, start, stop):  # type: ignore[no-untyped-def]
+    """Write ranges of the sorted rows with about as many valid steps each, for at most as many calls. How many."""
+    batch, members = fields[f.BATCH], len(ranges)
+    lengths = whole_numbers(fields[f.LENGTHS], batch)
+    total = whole_numbers(fields[f.BASE], fields[f.LONGEST] + 1)[fields[f.LONGEST]]
+    count, low, steps = 0, 0, 0
+    for row in range(batch):
+        steps += lengths[row]
+        if row + 1 == batch or (count + 1 < members and steps * members >= total * (count + 1)):
+            ranges[count, 0], ranges[count, 1], ranges[count, 2], ranges[count, 3] = low, row + 1, start, stop
+            low = row + 1
+            count += 1
+    return count
+
+
 @compiled
-def team_on(boxes, members, frame, table, x, y, state, final, at, reverse):  # type: ignore[no-untyped-def]
-    """`run_on` by a team, with a frame that is given: see `as_team`."""
+def team_on(boxes, members, apart, frame, table, x, y, state, final, at, reverse, kept):  # type: ignore[no-untyped-def]
+    """`run_on` by several threads: see `Native.team_on`."""
     size = sizes(frame)[0]
     fields = numbers_of(frame).copy()
-    point_forward(fields, table, x, y, state, final, at, reverse)
+    point_forward(fields, table, x, y, state, final, at, reverse, kept)
     batch, longest = fields[f.BATCH], fields[f.LONGEST]
-    scratch = np.empty(chunk_bytes(fields, batch, longest, members), np.uint8)
+    ranges = np.empty((members, 4), np.int64)
+    count = cut_rows(fields, ranges, 0, longest) if apart else 1
+    rows = 0  # of the largest range
+    for i in range(count):
+        rows = max(rows, ranges[i, 1] - ranges[i, 0] if apart else batch)
+    room = chunk_bytes(fields, rows, longest, 1 if apart else members)
+    room = (room + 63) // 64 * 64
+    scratch = np.empty(count * room + 64, np.uint8)
     counters = np.empty((members + 1) * f.COUNTER_BYTES, np.uint8)
-    fields[f.SCRATCH] = (scratch.ctypes.data + 63) // 64 * 64
     fields[f.COUNTERS] = (counters.ctypes.data + f.COUNTER_BYTES - 1) // f.COUNTER_BYTES * f.COUNTER_BYTES
     frames = np.empty((members, size), np.int64)
     for i in range(members):
         frames[i] = fields
-    found = as_team(numbers_of(boxes), frames.ctypes.data, size, members, 0, batch, 0, longest)
+        frames[i, f.SCRATCH] = (scratch.ctypes.data + 63) // 64 * 64 + (i * room if apart else 0)
+    if apart:
+        found = as_list(numbers_of(boxes), frames.ctypes.data, size, ranges.ctypes.data, count, members)
+    else:
+        found = as_team(numbers_of(boxes), frames.ctypes.data, size, members, 0, batch, 0, longest)
     keep(scratch)
     keep(counters)
     keep(frames)
+    keep(ranges)
     return found
 
 
@@ -293,25 +357,9 @@ def run_as_team(boxes, frames, low, high, start, stop):  # type: ignore[no-untyp
 
 @compiled
 def run_list(boxes, frames, ranges, most):  # type: ignore[no-untyped-def]
-    """Run kernels that have nothing to do with one another, each with a frame and (low, high, start, stop) of its own.
-
-    Those workers that wait for a job help, ``most`` threads in all. How many took part.
-    """
+    """`as_list` of frames (count, size) and ranges (count, 4)."""
     count, size = sizes(frames)[0], sizes(frames)[1]
-    taken = np.empty(f.MOST_MEMBERS, np.int64)
-    joined = take(numbers_of(boxes), taken, min(most, count) - 1)
-    work = np.empty(bx.LIST_FIELDS, np.int64)
-    work[bx.LIST_TAKEN] = 0
-    work[bx.LIST_COUNT] = count
-    work[bx.LIST_FRAMES] = data(frames)
-    work[bx.LIST_SIZE] = size
-    work[bx.LIST_RANGES] = data(ranges)
-    for i in range(joined):
-        post(taken[i], work.ctypes.data, 0, 0, 0, 0, 0)
-    call_from_list(work.ctypes.data)
-    dismiss(taken, joined)
-    keep(work)
-    return joined + 1
+    return as_list(numbers_of(boxes), data(frames), size, data(ranges), count, most)
 
 
 @inner

@@ -69,8 +69,11 @@ def whole_numbers(address, count):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def room_for_members(_context: Any) -> Any:
-    """The address of an int64 for each member of a team, which lives as long as the function: it cannot be missing."""
+def words_on_stack(_context: Any) -> Any:
+    """The address of int64 words that live as long as the function, and cannot be missing.
+
+    There is one for each member of a team, more than a list needs.
+    """
 
     def codegen(_target: Any, builder: Any, _signature: Any, _args: Any) -> Any:
         return builder.ptrtoint(cgutils.alloca_once(builder, I64, MOST_MEMBERS), I64)

@@ -64,6 +64,12 @@ class NumbaNative(_OnDemand):
         """See `Native`."""
         return bound(address_of(host.run_on, SIGNATURE), (frame,))
 
+    def bound_back(self, frame: Array, tables: tuple[Array, ...]) -> Callable[..., int]:
+        """See `Native`."""
+        from fastrnn.backends.numba_ import gradients  # only training needs it
+
+        return bound(address_of(gradients.back_on, SIGNATURE), (frame, *tables))
+
     def bound_step(self, call: Array, needed: Any, brief: bool) -> Callable[[Any, Any], int]:
         """See `Native`."""
         return bound(address_of(steps.brief_step if brief else steps.step, SIGNATURE), (call, needed))
@@ -72,7 +78,7 @@ class NumbaNative(_OnDemand):
 _OBJECT, _WHOLE = ObjectType(), types.int64
 _HOST = {
     "run": (host.run, (_OBJECT, *[_WHOLE] * 4)),
-    "team_on": (host.team_on, (_OBJECT, _WHOLE, *[_OBJECT] * 6, _WHOLE, types.boolean)),
+    "team_on": (host.team_on, (_OBJECT, _WHOLE, types.boolean, *[_OBJECT] * 6, _WHOLE, types.boolean, _OBJECT)),
     "run_as_team": (host.run_as_team, (_OBJECT, _OBJECT, *[_WHOLE] * 4)),
     "run_list": (host.run_list, (*[_OBJECT] * 3, _WHOLE)),
     "serve": (host.serve, (_OBJECT, _WHOLE)),
@@ -90,10 +96,12 @@ _HOST = {
 
 def compile_host() -> None:
     """Compile what all cells and element types share, threads' part included."""
+    from fastrnn.backends.numba_ import gradients
+
     native = NumbaNative()
     for name in _HOST:
         getattr(native, name)
-    for dispatcher in (host.run_on, steps.step, steps.brief_step):
+    for dispatcher in (host.run_on, gradients.back_on, steps.step, steps.brief_step):
         address_of(dispatcher, SIGNATURE)
 
 

@@ -12,7 +12,12 @@ from fastrnn.backends.tiled import frame as f
 @inner
 def tables(table):  # type: ignore[no-untyped-def]
     """order, lengths, active and base of the rows with a table, see `contract.Rows`."""
-    numbers = numbers_of(table)
+    return tables_at(numbers_of(table))
+
+
+@inner
+def tables_at(numbers):  # type: ignore[no-untyped-def]
+    """The same, by the table's numbers."""
     batch, longest = numbers[f.BATCH - f.ORDER], numbers[f.LONGEST - f.ORDER]
     order, lengths = whole_numbers(numbers[0], batch), whole_numbers(numbers[f.LENGTHS - f.ORDER], batch)
     active, base = whole_numbers(numbers[f.ACTIVE - f.ORDER], longest), numbers[f.BASE - f.ORDER]

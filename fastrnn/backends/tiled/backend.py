@@ -9,6 +9,7 @@ import numpy as np
 
 from fastrnn.backends.contract import Array, Part, Rows, States, each
 from fastrnn.backends.tiled import frame as f
+from fastrnn.backends.tiled.box import NOBODY
 from fastrnn.backends.tiled.native import Native
 from fastrnn.backends.tiled.pack import Room, TiledPack, spaced
 from fastrnn.backends.tiled.scan import Scan
@@ -41,6 +42,14 @@ class Tape(Record):
         """See the contract."""
         return self.room.nbytes
 
+    @lazy
+    def places(self) -> Array:
+        """Where the room's tables begin, for compiled code."""
+        return np.array(self.room.at, np.int64)
+
+
+NO_TAPE = np.empty(0, np.int64)  # its places
+
 
 class TiledBackend:
     """Everything but the kernels, which ``native`` has."""
@@ -59,7 +68,7 @@ class TiledBackend:
 
         return Crew(self.native)
 
-    def rows(self, steps: int, lengths: Array) -> Rows:
+    def rows(self, steps: int, lengths: Array) -> Rows | None:
         """See the contract. `Rows.of` would take longer than all else of a short call."""
         batch = len(lengths)
         numbers = Rows.room(steps, batch)
@@ -103,22 +112,27 @@ class TiledBackend:
 
     def scan(
         self, pack: TiledPack, rows: Rows, x: Array, y: Array, state: States | None, final: States, at: int,
-        reverse: bool, threads: int,
+        reverse: bool, threads: int, tape: Tape | None = None,
     ) -> None:  # fmt: skip
         """See the contract."""
-        members, apart = 1, False
-        if threads > 1:
+        members, apart, work = 1, False, rows.total * pack.weight_count
+        if threads > 1 and self.crew.worth_calling(work):
             step_work = (pack.weight_count - pack.input_count) * rows.batch
             members, apart = self.crew.split(threads, rows, pack.weight_count, step_work, bound=False)
         begin = () if state is None else state
         if rows.batch * rows.longest <= pack.most_rows:  # no checkpoint on the way
+            kept = NO_TAPE if tape is None else tape.places
             if members == 1:
-                pack.run(rows.table, x, y, begin, final, at, reverse)
+                pack.run(rows.table, x, y, begin, final, at, reverse, kept)
                 return
-            buffers = rows.table, x, y, begin, final, at, reverse
-            if self.crew.run_call(pack, buffers, rows.total * pack.weight_count, rows.longest, members, apart):
+            buffers = rows.table, x, y, begin, final, at, reverse, kept
+
+            def run(boxes: Array, most: int) -> int:
+                return self.native.team_on(boxes, most, apart, pack.frame, *buffers) if most > 1 else pack.run(*buffers)
+
+            if self.crew.run_call(run, work, rows.longest, members, apart):
                 return
-        scan = self.forward(pack, rows, x, y, each(state, at), each(final, at), reverse)
+        scan = self.forward(pack, rows, x, y, each(state, at), each(final, at), reverse, tape)
         if members > 1:
             self.crew.share([scan], members, apart)
         else:
@@ -139,6 +153,33 @@ class TiledBackend:
             frame[fields + f.STATE_BASE] = histories[k]
             point(frame, fields + f.ADJOINT_INITIAL, dfinal[k], fields + f.ADJOINT_FINAL, dstate[k])
         return BackwardScan(tape, frame, sums, (dy, dfinal, dx, dstate))
+
+    def gradients(
+        self, tape: Tape, dy: Array, state: States, dx: Array, at: int, into: Mapping[str, Array], threads: int
+    ) -> None:
+        """See the contract."""
+        pack, rows = tape.pack, tape.rows
+        members, apart, work = 1, False, 2 * rows.total * pack.weight_count
+        if threads > 1 and not self.crew.worth_returning(work):
+            threads = 1
+        if threads > 1:
+            step_work = (pack.weight_count - pack.input_count) * rows.batch
+            members, apart = self.crew.split(threads, rows, 2 * pack.weight_count, step_work, bound=False)
+        if 0 < rows.total <= pack.whole.most_rows:
+            given = tape, dy, state, dx, at, into
+            if threads == 1:
+                pack.whole(*given, NOBODY, 1, False)
+                return
+
+            def run(boxes: Array, most: int) -> int:
+                return pack.whole(*given, boxes, most, apart)
+
+            # A scan that nobody shares has products which may be: Python asks for each list of them.
+            if members > 1 and self.crew.run_call(run, work, rows.longest, members, apart):
+                return
+        ends = each(state, at)
+        part = self.backward(tape, dy, ends, dx, ends, self.sums(into, rows.total))
+        self.crew.go([part], rows, threads, members, apart)
 
     def sums(self, into: Mapping[str, Array], total: int) -> TiledSums:
         """See the contract."""

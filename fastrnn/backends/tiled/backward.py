@@ -1,7 +1,7 @@
 """Backward scans: a piece of time goes back, then what it leaves goes into the weight gradients, and so on.
 
-So a long scan never holds the gates' gradients of all steps. Where the weights are small those of a piece are still in
-a cache when the weight gradients read them; their memory is that of the piece before.
+A long scan never holds the gates' gradients of all steps. Where the weights are small those of a piece are still in a
+cache when the weight gradients read them; their memory is that of the piece before. Most scans need no pieces: `whole`.
 """
 
 from __future__ import annotations
@@ -32,14 +32,17 @@ WHOLE = 3  # so many pieces would take longer than one
 MOST_BYTES = 32 << 20  # of gradients, where these are not fewer rows than the least
 
 
-def piece_rows(pack: TiledPack, total: int, members: int, least_work: int) -> int:
-    """How many of all rows a piece has that so many threads share; its products have ``least_work`` if they can."""
+def piece_rows(pack: TiledPack, members: int = 1, least_work: int = 0) -> tuple[int, int]:
+    """How many rows a piece has that so many threads share, and up to how many in all are one piece.
+
+    Its products have ``least_work`` if they can.
+    """
     count, stride = pack.weight_count, pack.gradient_stride
     near = count * pack.dtype.itemsize <= NEAR_BYTES
     rows = members * max(NEAR_ROWS, PIECE_BYTES // stride, PIECE_WORK // (3 * count)) if near else FAR_ROWS
     most = max(members * NEAR_ROWS, MOST_BYTES // stride)
     piece = min(max(rows, least_work // count), most)
-    return total if total <= min(WHOLE * piece, most) else piece
+    return piece, min(WHOLE * piece, most)
 
 
 class GradientRows:
@@ -99,7 +102,8 @@ class BackwardScan(Scan):
     def make_room(self, members: int, least_work: int = 0) -> None:
         """See `Scan`: room for the gradients of a piece and of the states."""
         pack, rows = self.pack, self.rows
-        self._piece_rows = piece_rows(pack, rows.total, members, least_work)
+        piece, whole = piece_rows(pack, members, least_work)
+        self._piece_rows = piece if rows.total > whole else rows.total
         count = min(rows.total, max(self._piece_rows, rows.batch) + max(BLOCK, rows.batch))
         self._room = Room(count * pack.gradient_stride, *[rows.batch * stride for stride in pack.state_strides])
         begin, *carries = self._room.at

@@ -26,21 +26,23 @@ from fastrnn.backends.tiled.backward import BackwardScan, run_in_order
 from fastrnn.backends.tiled.box import NOBODY
 from fastrnn.backends.tiled.distance import Distance
 from fastrnn.backends.tiled.native import Native
-from fastrnn.backends.tiled.pack import TiledPack, aligned
+from fastrnn.backends.tiled.pack import aligned
 from fastrnn.backends.tiled.placing import Place
 from fastrnn.backends.tiled.scan import Scan
-from fastrnn.backends.tiled.sums import Call, Products, groups, joined
+from fastrnn.backends.tiled.sums import Products, groups, joined, shares
 from fastrnn.reuse import address
 from fastrnn.threads import checkpoint
 
 LOOKS = 30_000  # of a worker that has nothing to do, before it sleeps: some 0.7 to 1.5 ms
 # Multiply-adds in each thread for which its part is worth being handed over: of a call that compiled code gets ready,
-# which takes some 4 us, and of one that Python does, as all that is recorded, which takes some 20.
-WORTH_CALLING, WORTH_BINDING = 450_000, 4_000_000
+# which takes some 4 us, of its way back, and of what Python does, long calls and both directions, which takes some 20.
+WORTH_CALLING, WORTH_RETURNING, WORTH_BINDING = 450_000, 2_000_000, 4_000_000
 # For processors that are near one another; times `Distance.factor` where a call meets often.
 WORTH_MEETING = 9_000  # multiply-adds in each thread between two meetings, each of which takes some 0.2 us
 WORTH_MEETING_ROWS = 24_000  # the same with several rows: half of each has to come from the other thread
-WORTH_TOGETHER = 200_000  # the same with several rows that could be handed out to threads, which meet only at the end
+# The same where each thread could have rows of its own and meet the others only at the end; twice that where it would
+# have as many of them as are computed at once.
+WORTH_TOGETHER, TILE_ROWS = 200_000, 4
 # These, and `steps.WORTH_STEPPING`, are for processors that take vectors of 64 bytes whole. Where one is taken in two
 # halves, as on a Zen 4, multiplying and adding takes twice as long, and this part of them is enough.
 HALVES = 0.6
@@ -55,8 +57,7 @@ WAITS_PER_STEP, WAITS_PER_WORK = 1 / 8, 1 / 6_000_000
 STRIKES, FORGIVEN = 3.0, 0.1  # so many pieces with a thread that had no processor; what a good one makes up for
 IN_VAIN = 3  # so many wakings of workers that no piece of a call has found awake
 PAUSE = 0.1  # seconds for which calls then go on alone
-WAITING = 9 / 8  # how much longer than all together some may be at work before products are cut, which costs 2 %
-WORTH_APART = 2_500_000  # multiply-adds in each thread for which rows of their own are worth making ready: some 60 us
+WORTH_APART = 2_500_000  # multiply-adds in each thread for rows of its own, at whose end nobody learns who was late
 ROWS_APART = 24  # rows for each thread, from which on threads have rows of their own and meet only at the end
 INT64 = np.dtype(np.int64)
 
@@ -122,6 +123,14 @@ class Crew:
     def divisible(self, work: float, least: float, far: float = 1.0) -> bool:
         """Whether so much work is enough for two, each with the ``least`` worth handing over, so far apart."""
         return work >= 2 * least * self._pace * (1.0 + FARTHER * (far - 1.0))
+
+    def worth_calling(self, work: float) -> bool:
+        """Whether so much work of a call is enough for two that are near."""
+        return work >= 2 * WORTH_CALLING * self._pace  # `divisible` would take longer, in each short call
+
+    def worth_returning(self, work: float) -> bool:
+        """Whether so much work of a way back is."""
+        return work >= 2 * WORTH_RETURNING * self._pace
 
     def size(self, threads: int, work: float, least: float, at_once: bool = False) -> int:
         """How many threads so much work is to have, if each gets the ``least`` that is worth handing over.
@@ -241,7 +250,8 @@ class Crew:
         if directions > 1 or active >= ROWS_APART * members:
             return (members if enough else 1), True
         several = active >= 2 * members
-        if several and enough and step_work < WORTH_TOGETHER * self._pace * members * far:
+        together = WORTH_TOGETHER * (2 if active >= TILE_ROWS * members else 1)
+        if several and enough and step_work < together * self._pace * members * far:
             return members, True
         if several:
             meeting = WORTH_MEETING_ROWS * self._pace
@@ -254,14 +264,20 @@ class Crew:
     def run(self, parts: Sequence[Part], rows: Rows, threads: int) -> None:
         """Run scans over all rows, on at most so many threads."""
         scans = [part for part in parts if isinstance(part, Scan)]
+        members, apart = 1, False
         if threads > 1 and rows.batch and len(scans) == len(parts):
             one = scans[0]
-            if not self.divisible(len(scans) * rows.total * one.row_work, WORTH_BINDING):
+            if self.divisible(len(scans) * rows.total * one.row_work, WORTH_BINDING):
+                members, apart = self.split(threads, rows, one.row_work, one.step_work, len(scans))
+            else:
                 threads = 1  # nor are products worth it, of which there are as many
-            members, apart = self.split(threads, rows, one.row_work, one.step_work, len(scans))
-            if members > 1:
-                self.share(scans, members, apart)
-                return
+        self.go(parts, rows, threads, members, apart)
+
+    def go(self, parts: Sequence[Any], rows: Rows, threads: int, members: int, apart: bool) -> None:
+        """The same, once it is known what `split` says."""
+        if members > 1:
+            self.share(parts, members, apart)
+            return
         for part in parts:
             if threads > 1 and isinstance(part, BackwardScan):
                 part.alone(partial(self.run_products, threads=threads), WORTH_WAKING)
@@ -276,27 +292,30 @@ class Crew:
             self._shared(scans[0], members)
         self.last = time.perf_counter()
 
-    def run_call(
-        self, pack: TiledPack, buffers: tuple[Any, ...], work: int, steps: int, members: int, apart: bool
-    ) -> bool:
-        """Run a scan of so much work that needs no checkpoint, its buffers given as to `TiledPack.run`.
+    def run_call(self, run: Callable[[Array, int], int], work: int, steps: int, members: int, apart: bool) -> bool:
+        """A call of so much work that needs no checkpoint: run(boxes, members), as `Native.team_on`.
 
-        By a team, if all that are to help are awake, which compiled code makes ready in a quarter of the time that
-        `share` takes; alone, if somebody sleeps and would come when it is over. Otherwise it is False, and nothing is
-        done: threads are to have rows of their own, or to join it later.
+        By several threads, if all that are to help are awake, which compiled code makes ready in a quarter of the time
+        that `share` takes; alone, if somebody sleeps and would come when it is over. Otherwise it is False, and nothing
+        is done: others are to join it later.
         """
         boxes = self.boxes(members - 1)
         if bx.ASLEEP in [worker.box[bx.STATE] for worker in self._workers[: members - 1]]:
             if work >= HEAD:
                 return False
-            pack.run(*buffers)
+            run(NOBODY, 1)
             self.wake(members - 1)
-        elif apart:
-            return False
-        elif self.learn(self.native.team_on(boxes, members, pack.frame, *buffers), work, steps) < members:
+        elif self._noted(run(boxes, members), work, steps, apart) < members:
             self.wake(members - 1)
         self.last = time.perf_counter()
         return True
+
+    def _noted(self, found: int, work: int, steps: int, apart: bool) -> int:
+        """How many took part in a call."""
+        if not apart:
+            return self.learn(found, work, steps)
+        self.seen(found)
+        return found
 
     def _shared(self, scan: Scan, members: int) -> None:
         """One scan by a team."""
@@ -366,19 +385,9 @@ class Crew:
         boxes = self.boxes(members - 1)
         for group in groups(products.calls(), members):
             self.gather(members - 1, sum([call.work for call in group]))
-            self.seen(products.run(_shares(group, members), boxes, members))
+            self.seen(products.run(shares(group, members), boxes, members))
             checkpoint()
         products.finish()
-
-
-def _shares(group: Sequence[Call], members: int) -> list[Call]:
-    """Whole calls, or each in as many parts as there are members where some of these would wait for long."""
-    loads = [0] * members
-    for call in group:
-        loads[loads.index(min(loads))] += call.work
-    if max(loads) <= WAITING * sum(loads) / members:
-        return list(group)
-    return [part for call in group for part in call.cut(members)]
 
 
 _crews: WeakSet[Crew] = WeakSet()

@@ -53,6 +53,18 @@ OUTER_SIZE = FIRST_STATE
 STEP_FRAMES, STEP_LAYERS, STEP_MEMBERS, STEP_SIZE, STEP_BOXES, STEP_BOX_COUNT, STEP_TURNS = range(7)
 STEP_ARRAY, STEP_DTYPE, STEP_ROWS, STEP_INPUTS, STEP_OUTPUTS = range(7, 12)
 STEP_FIELDS = 12
+# What `whole.WholeBackward.tables` has of the products of a whole scan's weight gradients. What they multiply with
+# the gates' gradients: x, the states before the steps, kept values, or these gradients themselves; which state it is,
+# how far into a row they begin, and how far apart rows are, both in bytes.
+OF_X, OF_STATE, OF_KEPT, OF_GRADIENT = range(4)
+OPERAND_KIND, OPERAND_STATE, OPERAND_OFFSET, OPERAND_STRIDE = range(4)
+OPERAND_FIELDS = 4
+# Of each product: which of these, and of which weight's gradient (-1: of the sums of all rows) which rows.
+PRODUCT_OPERAND, PRODUCT_WEIGHT, PRODUCT_LOW, PRODUCT_HIGH = range(4)
+PRODUCT_FIELDS = 4
+# The parts of the sums, in bytes: where each begins, to which weight's gradient it goes, where to in it, and its size.
+PART_FROM, PART_WEIGHT, PART_INTO, PART_BYTES = range(4)
+PART_FIELDS = 4
 COUNTER_BYTES = 128  # two cache lines, since processors fetch lines in pairs
 MOST_MEMBERS = 64
 WAITS = 256  # a team returns how many they were, and so many times how often they waited for long, some 10 us each

@@ -44,17 +44,31 @@ class Native(Protocol):
         """Run a frame's kernel."""
 
     def bound_run(self, frame: Array) -> Callable[..., int]:
-        """run(table, x, y, state, final, at, reverse): point a copy of a forward frame at `Rows.table`, x, y and the
-        parts ``at`` of the states (n, B, S_k) each, and run it.
+        """run(table, x, y, state, final, at, reverse, kept): point a copy of a forward frame at `Rows.table`, x, y and
+        the parts ``at`` of the states (n, B, S_k) each, and run it.
 
-        ``state`` is an empty tuple for zeros. It returns 1; 0, and has done nothing, for another number of arguments.
+        ``state`` is an empty tuple for zeros, ``kept`` where the tables of a tape begin, or empty for no tape. It
+        returns 1; 0, and has done nothing, for another number of arguments.
+        """
+
+    def bound_back(self, frame: Array, tables: tuple[Array, ...]) -> Callable[..., int]:
+        """back(table, x, dy, dx, kept, state, at, reverse, into, room, boxes, members, apart): point copies of a
+        backward frame at these, and run it over all rows, as `team_on` does; then the products of the weight gradients,
+        as `WholeBackward.tables` has them for so many members.
+
+        ``state`` goes in as the gradients of the final states, ``into`` is a tuple of the weights' gradients in the
+        order of the pack, ``room`` where the tables of `WholeBackward`'s room begin. It returns what `team_on` does; 0,
+        and has done nothing, for another number of arguments.
         """
 
     def team_on(
-        self, boxes: Array, members: int, frame: Array, table: Array, x: Array, y: Array, state: States, final: States,
-        at: int, reverse: bool,
+        self, boxes: Array, members: int, apart: bool, frame: Array, table: Array, x: Array, y: Array, state: States,
+        final: States, at: int, reverse: bool, kept: Array,
     ) -> int:  # fmt: skip
-        """The same as `run_as_team`, with so many members at most."""
+        """As `bound_run`, by so many threads at most: by a team, or each with rows of its own (``apart``).
+
+        It returns what `run_as_team` does, or `run_list`.
+        """
 
     def run_as_team(self, boxes: Array, frames: Array, low: int, high: int, start: int, stop: int) -> int:
         """Run one kernel, its units shared with waiting workers; frames (members, size).

@@ -21,6 +21,7 @@ from fastrnn.reuse import Loan, address
 
 if TYPE_CHECKING:
     from fastrnn.backends.tiled.parts import WeightPart
+    from fastrnn.backends.tiled.whole import WholeBackward
 
 ALIGNMENT = 64  # bytes: a cache line, and the longest vector
 CHUNK_BYTES = 256 * 1024  # of projected input at once: about what stays in the second cache beside the weights
@@ -257,6 +258,13 @@ class TiledPack:
         sums[f.OUTER_WIDTH] = self.gradient_stride // size
         ranges[:, 1] = [*[part.rows for part in parts], 1]
         return frames, ranges
+
+    @lazy
+    def whole(self) -> WholeBackward:
+        """Backward scans over whole sequences."""
+        from fastrnn.backends.tiled.whole import WholeBackward
+
+        return WholeBackward(self)
 
     @lazy
     def training_frame(self) -> Array:

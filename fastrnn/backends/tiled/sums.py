@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 Range = tuple[int, int, int, int]  # of a call: the rows of the gradient, whether it is added to, the rows of the scan
 KEPT = 4096  # offsets of rows with a fixed stride
+WAITING = 9 / 8  # how much longer than all together some may be at work before products are cut, which costs 2 %
 LEAST_ROWS = 48  # of a weight's gradient in one call: each call copies the other factor once more
 
 
@@ -139,6 +140,16 @@ def groups(calls: Sequence[Call], members: int) -> list[list[Call]]:
             work = call.work
         found[-1].append(call)
     return found
+
+
+def shares(group: Sequence[Call], members: int) -> list[Call]:
+    """Whole calls, or each in as many parts as there are members where some of these would wait for long."""
+    loads = [0] * members
+    for call in group:
+        loads[loads.index(min(loads))] += call.work
+    if max(loads) <= WAITING * sum(loads) / members:
+        return list(group)
+    return [part for call in group for part in call.cut(members)]
 
 
 def _nothing() -> None:

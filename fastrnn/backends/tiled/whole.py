@@ -1,0 +1,123 @@
+"""Backward scans over whole sequences with all gradients, in one call of compiled code.
+
+Most training is of sequences that need neither pieces of time (`backward`) nor a checkpoint on the way. What Python
+would make ready for these, in some 60 us, compiled code does in one: all of it but the numbers of the call stands in
+tables that are made once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastrnn.backends.contract import Array, Rows, States
+from fastrnn.backends.tiled import frame as f
+from fastrnn.backends.tiled.backward import piece_rows
+from fastrnn.backends.tiled.pack import Room, TiledPack
+from fastrnn.backends.tiled.sums import Call, shares
+
+if TYPE_CHECKING:
+    from fastrnn.backends.tiled.backend import Tape
+
+PASSES = 3  # over the weights, on the way back: of the recurrence, of the input's gradients, and of the weights' own
+
+
+class WholeBackward:
+    """What it takes to run such scans with a pack, which holds this and is not held by it.
+
+    Attributes
+    ----------
+    most_rows : int
+        Up to how many steps of all rows together scans need neither pieces nor a checkpoint on their way back.
+    """
+
+    def __init__(self, pack: TiledPack) -> None:
+        self.most_rows = min(pack.most_rows // PASSES, piece_rows(pack)[1])
+        self._names = list(pack.weights)
+        self._sums = _sums_of(pack)
+        self._operands = _operands_of(pack)
+        if self._sums:
+            self._operands.append((f.OF_GRADIENT, 0, 0, pack.gradient_stride))
+        self._runs: dict[int, tuple[Callable[..., int], int]] = {}
+
+    def __call__(
+        self, tape: Tape, dy: Array, state: States, dx: Array, at: int, into: Mapping[str, Array], boxes: Array,
+        members: int, apart: bool,
+    ) -> int:  # fmt: skip
+        """As `contract.Backend.gradients`, on so many threads at most, those of the boxes among them.
+
+        The scan is by a team or, ``apart``, each thread has rows of its own. It returns what `Native.team_on` does.
+        """
+        run, size = self._runs.get(members) or self._made(tape.pack, members)
+        room = Room(size, *self._sizes(tape.pack, tape.rows))
+        return run(
+            tape.rows.table, tape.x, dy, dx, tape.places, state, at, tape.reverse,
+            tuple([into[name] for name in self._names]), np.array(room.at, np.int64), boxes, members, apart,
+        )  # fmt: skip
+
+    def _made(self, pack: TiledPack, members: int) -> tuple[Callable[..., int], int]:
+        """What runs with so many members, see `Native.bound_back`, and the bytes it needs whatever the rows."""
+        tables = self.tables(pack, members)
+        frames, calls = tables[0], len(tables[0])
+        counters = f.COUNTER_BYTES * (members + 1)
+        numbers = members * pack.training_frame.size + frames.size + 4 * max(calls, members) + len(self._names)
+        found = pack.native.bound_back(pack.training_frame, tables), counters + 8 * numbers
+        self._runs[members] = found
+        return found
+
+    def _sizes(self, pack: TiledPack, rows: Rows) -> list[int]:
+        """The bytes of the gates' gradients, of those of each state, of sums of the former, and of all offsets."""
+        carried = [rows.batch * stride for stride in pack.state_strides]
+        return [rows.total * pack.gradient_stride, *carried, pack.gradient_stride, 8 * rows.total * len(self._operands)]
+
+    def tables(self, pack: TiledPack, members: int) -> tuple[Array, ...]:
+        """The frames of the products for so many threads, what they multiply, these products, and the parts of sums.
+
+        Of the last three, `frame` has the fields.
+        """
+        parts, places = pack.weight_parts, list(pack.operand_widths)
+        factors = [(places.index(part.place), self._names.index(part.weight)) for part in parts]
+        calls = [Call(index, (0, part.rows, 0, 0), part.rows * part.width) for index, part in enumerate(parts)]
+        if self._sums:  # of all rows, as one more product: with ones
+            factors.append((len(self._operands) - 1, -1))
+            calls.append(Call(len(parts), (0, 1, 0, 0), pack.gradient_stride // pack.dtype.itemsize))
+        calls = shares(sorted(calls, key=lambda call: -call.work), members)
+        frames, _ = pack.gradient_calls
+        products = [(*factors[call.frame], *call.range[:2]) for call in calls]
+        return (
+            frames[[call.frame for call in calls]],
+            _table(self._operands, f.OPERAND_FIELDS),
+            _table(products, f.PRODUCT_FIELDS),
+            _table(self._sums, f.PART_FIELDS),
+        )
+
+
+def _operands_of(pack: TiledPack) -> list[tuple[int, ...]]:
+    """What the products of the weights multiply the gates' gradients with."""
+    found: list[tuple[int, ...]] = []
+    for kind, index in pack.operand_widths:
+        if kind == "x":
+            found.append((f.OF_X, 0, 0, 0))
+        elif kind == "state":
+            found.append((f.OF_STATE, index, 0, pack.state_strides[index]))
+        else:
+            found.append((f.OF_KEPT, 0, pack.kept_offsets[index] * pack.dtype.itemsize, pack.kept_stride))
+    return found
+
+
+def _sums_of(pack: TiledPack) -> list[tuple[int, ...]]:
+    """The parts of the sums of all rows: of the bias, gate by gate, and of vectors."""
+    plan, hidden, size, names = pack.plan, pack.sizes.hidden_size, pack.dtype.itemsize, list(pack.weights)
+    found = [(column, "bias", gate * hidden) for gate, column in enumerate(plan.input_columns)]
+    found += [(column, name, 0) for name, column in plan.vector_columns.items()]
+    return [
+        (pack.gradient_offsets[column] * size, names.index(name), first * size, hidden * size)
+        for column, name, first in found
+        if name in names
+    ]
+
+
+def _table(rows: Sequence[tuple[int, ...]], width: int) -> Array:
+    return np.array(rows, np.int64).reshape(-1, width)

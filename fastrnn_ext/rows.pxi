@@ -1,0 +1,63 @@
+# The tables of a batch's rows (`fastrnn.backends.contract.Rows`), and what follows from them.
+
+
+def clear_padding(cnp.ndarray table not None, cnp.ndarray y not None, int64_t count):
+    """See `Native`."""
+    cdef int64_t at = data(y), steps = cnp.PyArray_DIM(y, 0)
+    cdef int64_t step_bytes = cnp.PyArray_STRIDE(y, 0), row_bytes = cnp.PyArray_STRIDE(y, 1)
+    cdef const int64_t *rows = words(data(table))
+    cdef const int64_t *order = words(rows[0])
+    cdef const int64_t *active = words(rows[F_ACTIVE - F_ORDER])
+    cdef int64_t batch = rows[F_BATCH - F_ORDER], longest = rows[F_LONGEST - F_ORDER], r, time
+    with nogil:
+        for time in range(steps):
+            for r in range(active[time] if time < longest else 0, batch):
+                memset(words(at + time * step_bytes + order[r] * row_bytes), 0, count)
+
+
+def sort_rows(cnp.ndarray lengths not None, int64_t steps, cnp.ndarray numbers not None):
+    """See `Native`."""
+    cdef int64_t batch = lengths.shape[0], longest = 0, longer = 0, count, place, b, s
+    cdef const int64_t *ends = words(data(lengths))
+    cdef int64_t *table = words(data(numbers))
+    cdef int64_t *order = table + F_TABLE_SIZE
+    cdef int64_t *ordered = order + batch
+    cdef int64_t *active = ordered + batch
+    cdef int64_t *base = active + steps
+    for b in range(batch):
+        if ends[b] < 0 or ends[b] > steps:
+            return -1
+    memset(base, 0, 8 * (steps + 1))
+    for b in range(batch):
+        base[ends[b]] += 1
+    for s in range(steps, -1, -1):
+        count = base[s]
+        if count > 0 and longer == 0:
+            longest = s
+        base[s] = longer  # the place of the next row of this length
+        if s < steps:
+            active[s] = longer
+        longer += count
+    for b in range(batch):
+        place = base[ends[b]]
+        base[ends[b]] = place + 1
+        order[place] = b
+        ordered[place] = ends[b]
+    base[0] = 0
+    for s in range(longest):
+        base[s + 1] = base[s] + active[s]
+    table[0], table[1], table[2], table[3] = <int64_t> order, <int64_t> ordered, <int64_t> active, <int64_t> base
+    table[4], table[5] = batch, longest
+    return longest
+
+
+def step_offsets(
+    cnp.ndarray offsets not None, cnp.ndarray table not None, bint reverse, int64_t step_bytes, int64_t row_bytes,
+):
+    """See `Native`."""
+    fill_step_offsets(words(data(offsets)), words(data(table)), reverse, step_bytes, row_bytes)
+
+
+def history_offsets(cnp.ndarray offsets not None, cnp.ndarray table not None, int64_t stride):
+    """See `Native`."""
+    fill_history_offsets(words(data(offsets)), words(data(table)), stride)
