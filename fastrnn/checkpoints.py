@@ -86,6 +86,7 @@ def record(
     every: int,
 ) -> list[Checkpoints]:  # fmt: skip
     """As `Layer.record`, keeping the states before every ``every``-th step only."""
+    rows.clear(y)  # pieces are of steps that some row has; in reverse, each row has its own times, and they are copied
     tapes = []
     for direction in range(layer.directions):
         begin, like = each(state, base + direction), each(final, base + direction)
@@ -119,6 +120,8 @@ def backward(
     """As `Layer.backward`, from the tapes of `record`."""
     rows = tapes[0].rows
     dxs = [layer.room(rows, layer.sizes.input_size) for _ in tapes]
+    for dx in dxs:
+        rows.clear(dx)
     sums = [layer.backend.sums(gradients, rows.total) for gradients in into]
     for index in reversed(range(len(tapes[0].states))):
         pieces = [tape.piece(index) for tape in tapes]

@@ -46,15 +46,8 @@ class Layer:
         return {name: reuse.empty(shape, self.dtype) for name, shape in self.shapes.items()}
 
     def room(self, rows: Rows, width: int) -> Array:
-        """A new (T, B, width) array of which a scan is to write every valid step; zero where there is none."""
-        y = reuse.empty((rows.steps, rows.batch, width), self.dtype)
-        self.clear_padding(rows, y)
-        return y
-
-    def clear_padding(self, rows: Rows, y: Array) -> None:
-        """Zero what stands past each row's end in (T, B, width)."""
-        if not rows.full:
-            self.backend.clear_padding(rows, y)
+        """A new (T, B, width) array for a scan to write."""
+        return reuse.empty((rows.steps, rows.batch, width), self.dtype)
 
     def forward(
         self, packs: Packs, rows: Rows, x: Array, y: Array, state: States | None, final: States, base: int

@@ -214,7 +214,7 @@ class Recurrent:
         first = None if state is None else self._states.read("state", state, batch, batched)
         final = self._states.empty(batch)
         if sequence is True or checks.flag("sequence", sequence):
-            y, yt = self._output(rows, batched)
+            y, yt = self._layout.output(rows, self._width, batched)
         else:
             yt = np.zeros((batch, self._width), self.dtype)
             y = yt if batched else yt[0]
@@ -261,7 +261,7 @@ class Recurrent:
         rows = plain_rows(steps, batch) if lengths is None else self._ragged_rows(steps, batch, lengths)
         first = None if state is None else self._states.read("state", state, batch, batched, copy=True)
         final = self._states.empty(batch)
-        y, yt = self._output(rows, batched)
+        y, yt = self._layout.output(rows, self._width, batched)
         tape = Tape(self, self._stack.record(packs, rows, xt, yt, first, final, every), batched, sequence)
         if not sequence:
             last = np.zeros((batch, self._width), self.dtype)
@@ -316,13 +316,6 @@ class Recurrent:
         if rows is None:
             raise checks.wrong_lengths(lengths, copy, steps)
         return rows
-
-    def _output(self, rows: Rows, batched: bool) -> tuple[Array, Array]:
-        """A new y as the caller sees it, and the same memory as (T, B, D*H), zero past each row's end."""
-        y, yt = self._layout.output(rows, self._width, batched)
-        if not rows.full:
-            self._stack.layers[0].clear_padding(rows, yt)
-        return y, yt
 
     def _output_gradient(self, tape: Tape, dy: ArrayLike | None) -> Array:
         """dy as (T, B, D*H)."""

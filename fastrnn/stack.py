@@ -104,8 +104,8 @@ class Stack:
         if len(packs) == 1 or self.directions == 2 or rows.longest <= most:
             self._forward(packs, rows, x, y, state, final)
             return
-        for start in range(0, rows.longest, most):
-            time = slice(start, min(start + most, rows.longest))
+        for start in range(0, rows.steps, most):
+            time = slice(start, min(start + most, rows.steps))
             piece = rows.piece(time.start, time.stop)
             self._forward(packs, piece, x[time], y[time] if y.ndim == 3 else y, state, final)
             state = final

@@ -1,20 +1,6 @@
 # The tables of a batch's rows (`fastrnn.backends.contract.Rows`), and what follows from them.
 
 
-def clear_padding(cnp.ndarray table not None, cnp.ndarray y not None, int64_t count):
-    """See `Native`."""
-    cdef int64_t at = data(y), steps = cnp.PyArray_DIM(y, 0)
-    cdef int64_t step_bytes = cnp.PyArray_STRIDE(y, 0), row_bytes = cnp.PyArray_STRIDE(y, 1)
-    cdef const int64_t *rows = words(data(table))
-    cdef const int64_t *order = words(rows[0])
-    cdef const int64_t *active = words(rows[F_ACTIVE - F_ORDER])
-    cdef int64_t batch = rows[F_BATCH - F_ORDER], longest = rows[F_LONGEST - F_ORDER], r, time
-    with nogil:
-        for time in range(steps):
-            for r in range(active[time] if time < longest else 0, batch):
-                memset(words(at + time * step_bytes + order[r] * row_bytes), 0, count)
-
-
 def sort_rows(cnp.ndarray lengths not None, int64_t steps, cnp.ndarray numbers not None):
     """See `Native`."""
     cdef int64_t batch = lengths.shape[0], longest = 0, longer = 0, count, place, b, s
@@ -47,7 +33,7 @@ def sort_rows(cnp.ndarray lengths not None, int64_t steps, cnp.ndarray numbers n
     for s in range(longest):
         base[s + 1] = base[s] + active[s]
     table[0], table[1], table[2], table[3] = <int64_t> order, <int64_t> ordered, <int64_t> active, <int64_t> base
-    table[4], table[5] = batch, longest
+    table[4], table[5], table[6] = batch, longest, steps
     return longest
 
 

@@ -137,19 +137,36 @@ cdef void fill_history_offsets(int64_t *offsets, const int64_t *table, int64_t s
 
 
 cdef void fetch_rows(
-    const int64_t *frame, int64_t field, int64_t count, int64_t low, int64_t high, int64_t step,
-    int64_t stop) noexcept nogil:
+    const int64_t *frame, int64_t field, int64_t count, int64_t low, int64_t high, int64_t step, int64_t stop,
+    bint ended) noexcept nogil:
     """Ask for the ``count`` bytes that rows low .. high - 1 have at a step before ``stop`` in the array over time and
-    batch whose address and strides stand in the frame from a field on."""
+    batch whose address and strides stand in the frame from a field on; with ``ended``, also those past a row's end."""
     cdef const int64_t *order = words(frame[F_ORDER])
     cdef const int64_t *lengths = words(frame[F_LENGTHS])
     cdef const int64_t *active = words(frame[F_ACTIVE])
     cdef int64_t r, time
-    if count == 0 or step >= stop:
+    if count < F_LEAST_FETCHED or step >= stop:
         return
-    for r in range(low, lesser(active[step], high)):
-        time = lengths[r] - 1 - step if frame[F_REVERSE] != 0 else step
+    for r in range(low, high if ended else lesser(active[step], high)):
+        time = lengths[r] - 1 - step if frame[F_REVERSE] != 0 and r < active[step] else step
         fetch_bytes(frame[field] + time * frame[field + 1] + order[r] * frame[field + 2], count)
+
+
+cdef void clear_ended(
+    const int64_t *frame, int64_t field, int64_t count, int64_t low, int64_t high, int64_t start,
+    int64_t stop) noexcept nogil:
+    """Zero the ``count`` bytes that rows low .. high - 1 have at steps start .. stop - 1 past their ends, in an array
+    as above; but not in one in which every step is the same memory. The members of a team clear some rows each."""
+    cdef const int64_t *order = words(frame[F_ORDER])
+    cdef const int64_t *active = words(frame[F_ACTIVE])
+    cdef int64_t step_bytes = frame[field + 1], team = greater(frame[F_TEAM], 1), step, r
+    if step_bytes == 0:
+        return
+    for step in range(start, stop):
+        r = greater(low, active[step] if step < frame[F_LONGEST] else 0) + frame[F_MEMBER]
+        while r < high:
+            memset(words(frame[field] + step * step_bytes + order[r] * frame[field + 2]), 0, count)
+            r += team
 
 
 cdef int64_t chunk_end(
@@ -342,11 +359,14 @@ cdef void forward_steps(
             frame[F_KEPT] = frame[F_KEPT_BASE] + ((base[s] if record else 0) + low) * frame[F_KEPT_STRIDE]
             point_states(frame, base, s, low)
             if ragged:  # else the rows follow one another, and the processor sees by itself what comes next
-                fetch_rows(frame, F_X, frame[F_X_FETCHED], low, high, s + end - step, stop)
-                fetch_rows(frame, F_Y, frame[F_Y_FETCHED], low, high, s + 1, stop)
+                fetch_rows(frame, F_X, frame[F_X_BYTES], low, high, s + end - step, stop, False)
+                fetch_rows(frame, F_Y, frame[F_Y_BYTES], low, high, s + 1, stop, True)
+                clear_ended(frame, F_Y, frame[F_Y_BYTES], low, high, s, s + 1)
             cell.stages[F_FORWARD_STEP](here, 0, last - low)
             at += last - low
         step = end
+    clear_ended(
+        frame, F_Y, frame[F_Y_BYTES], low, high, step, frame[F_STEPS] if stop == frame[F_LONGEST] else stop)
     if stop == frame[F_LONGEST] and copies:
         store_final(frame, order, lengths, base, low, high)
 
@@ -382,6 +402,8 @@ cdef void backward_steps(
     cdef int64_t step = start, begin, rows, k
     if start == longest and frame[F_MEMBER] == 0:
         load_states(frame, order, low, high, F_ADJOINT_INITIAL, F_ADJOINT_BASE, F_ADJOINT_STRIDE)
+    if start == longest:
+        clear_ended(frame, F_DX, frame[F_X_BYTES], low, high, longest, frame[F_STEPS])
     meet(here)
     for k in range(frame[F_STATES]):
         state = state_fields(frame, k)
@@ -415,6 +437,8 @@ cdef void backward_chunk(
     cdef int64_t s, r, last, linked, at = 0
     for s in range(start - 1, stop - 1, -1):
         last = lesser(active[s], high)
+        if last < high:
+            clear_ended(frame, F_DX, frame[F_X_BYTES], low, high, s, s + 1)
         if last <= low:
             continue
         row_offsets(dy_offsets + at, order, lengths, low, last, s, reverse, frame[F_DY_STEP], frame[F_DY_ROW])

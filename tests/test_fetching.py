@@ -83,16 +83,16 @@ X_AT, Y_AT, WIDE, HIGH = 1 << 20, 1 << 30, 320, 4  # rows of 320 bytes, the firs
 def frame_of(rows: Rows, reverse: bool) -> Any:
     """A forward frame of two row steps a chunk and row, x batch first and y time first. It does not hold the rows."""
     frame = np.zeros(f.FIRST_STATE, np.int64)
-    frame[f.ORDER : f.LONGEST + 1] = rows.table
+    frame[f.ORDER : f.STEPS + 1] = rows.table
     frame[f.X], frame[f.X_STEP], frame[f.X_ROW] = X_AT + 32, WIDE, WIDE * rows.steps
     frame[f.Y], frame[f.Y_STEP], frame[f.Y_ROW] = Y_AT + 32, WIDE * rows.batch, WIDE
-    frame[f.X_FETCHED] = frame[f.Y_FETCHED] = WIDE
+    frame[f.X_BYTES] = frame[f.Y_BYTES] = WIDE
     frame[f.CHUNK], frame[f.REVERSE] = 2 * rows.batch, reverse
     return frame
 
 
 def scan_events(monkeypatch: pytest.MonkeyPatch, frame: Any, low: int, high: int, steps: int) -> list[tuple[str, int]]:
-    """What the time loop's own Python does: ("input", rows), ("step", rows), ("fetch", address)."""
+    """What the time loop's own Python does: ("input", rows), ("step", rows), ("fetch", address), ("clear", address)."""
     from fastrnn.backends.numba_ import intrinsics, scan
 
     events: list[tuple[str, int]] = []
@@ -101,27 +101,30 @@ def scan_events(monkeypatch: pytest.MonkeyPatch, frame: Any, low: int, high: int
     def whole_numbers(at: int, count: int) -> Any:
         return np.ctypeslib.as_array(ctypes.cast(int(at), ctypes.POINTER(ctypes.c_int64)), (int(count),))
 
-    for name in ("row_offsets", "chunk_end", "fetch_rows", "fetch_bytes"):
+    for name in ("row_offsets", "chunk_end", "fetch_rows", "fetch_bytes", "clear_ended"):
         function = getattr(scan, name)
         monkeypatch.setattr(scan, name, getattr(function, "py_func", function))
     for name in ("load_states", "store_final", "point_states"):
         monkeypatch.setattr(scan, name, lambda *arguments: None)
     monkeypatch.setattr(scan, "whole_numbers", whole_numbers)
     monkeypatch.setattr(scan, "pointer", lambda at: ctypes.cast(int(at), ctypes.POINTER(ctypes.c_int64)))
+    monkeypatch.setattr(scan, "clear_bytes", lambda at, count: events.append(("clear", int(at))))
     monkeypatch.setattr(intrinsics, "fetch_line", lambda at: events.append(("fetch", int(at))))
     monkeypatch.setattr(scan, "run_stages", lambda *given: events.append((kinds[given[1]], int(given[4]))))
-    tables = np.zeros(2 * steps * (high - low), np.int64)
+    members = max(1, int(frame[f.TEAM]))  # each has tables of its own
+    tables = np.zeros(2 * steps * (high - low) * members, np.int64)
     forward_steps = getattr(scan.forward_steps, "py_func", scan.forward_steps)
     forward_steps(None, address(frame), low, high, 0, steps, steps * (high - low), address(tables))
     return events
 
 
-def lines_of(frame: Any, array: int, rows: Rows, low: int, high: int, step: int) -> set[int]:
-    """The cache lines of rows low .. high - 1 that are active at a step."""
+def lines_of(frame: Any, array: int, rows: Rows, low: int, high: int, step: int, ended: bool = False) -> set[int]:
+    """The cache lines of rows low .. high - 1 at a step: of those that are active, or of ``ended`` ones too."""
     found = set()
     for r in range(low, high):
-        if rows.lengths[r] > step:
-            time = rows.lengths[r] - 1 - step if frame[f.REVERSE] else step
+        active = rows.lengths[r] > step
+        if active or ended:
+            time = rows.lengths[r] - 1 - step if frame[f.REVERSE] and active else step
             at = int(frame[array] + time * frame[array + 1] + rows.order[r] * frame[array + 2])
             found |= {byte // 64 * 64 for byte in range(at, at + WIDE)}
     return found
@@ -134,7 +137,8 @@ def lines_of(frame: Any, array: int, rows: Rows, low: int, high: int, step: int)
 def test_ragged_rows_are_fetched_before_they_are_needed(
     monkeypatch: pytest.MonkeyPatch, reverse: bool, part: tuple[int, int], lengths: list[int]
 ) -> None:
-    """Before each step y's rows of the next one, and x's of the step as far ahead as the chunk is long; no others.
+    """Before each step y's rows of the next one, ended ones too, which are cleared then, and x's of the step as far
+    ahead as the chunk is long; no others.
 
     Also where the rows of a part have one length: in the batch they may stand apart.
     """
@@ -149,11 +153,11 @@ def test_ragged_rows_are_fetched_before_they_are_needed(
                 value, end = value - counts[end], end + 1
         elif kind == "fetch":
             fetched.add(value)
-        else:
+        elif kind == "step":
             assert value == counts[step]
             later, expected = step + end - chunk, set()
             if step + 1 < 9:
-                expected |= lines_of(frame, f.Y, rows, *part, step + 1)
+                expected |= lines_of(frame, f.Y, rows, *part, step + 1, ended=step + 1 < rows.longest)
             if later < 9:
                 expected |= lines_of(frame, f.X, rows, *part, later)
             assert fetched == expected
@@ -174,11 +178,11 @@ def test_rows_of_one_length_are_not_fetched(monkeypatch: pytest.MonkeyPatch, par
 @pytest.mark.parametrize(
     ("inputs", "hidden", "projected", "dtype", "expected"),
     [
-        (64, 63, 0, "float32", (256, 0)),
-        (63, 64, 0, "float32", (0, 256)),
-        (31, 32, 0, "float64", (0, 256)),
+        (64, 63, 0, "float32", (256, 252)),
+        (63, 64, 0, "float32", (252, 256)),
+        (31, 32, 0, "float64", (248, 256)),
         (100, 96, 0, "float32", (400, 384)),
-        (8, 96, 64, "float32", (0, 256)),
+        (8, 96, 64, "float32", (32, 256)),
     ],
 )
 def test_short_rows_are_not_worth_it(
@@ -187,7 +191,9 @@ def test_short_rows_are_not_worth_it(
     """x, y or both, as the pack says: 256 bytes and more are long."""
     layer = fastrnn.LSTM(inputs, hidden, proj_size=projected, dtype=dtype, backend=backend)
     (pack,) = layer._packs()
-    assert (pack.frame[f.X_FETCHED], pack.frame[f.Y_FETCHED]) == expected
+    found = pack.frame[f.X_BYTES], pack.frame[f.Y_BYTES]
+    assert found == expected
+    assert [count >= f.LEAST_FETCHED for count in found] == [count >= 256 for count in expected]
 
 
 @pytest.mark.needs("numba")
@@ -195,8 +201,45 @@ def test_short_rows_are_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the frame says, that is."""
     rows = Rows.of(9, 3, np.array([5, 9, 3]))
     frame = frame_of(rows, False)
-    frame[f.X_FETCHED] = 0
+    frame[f.X_BYTES] = 255
     assert {at // Y_AT for kind, at in scan_events(monkeypatch, frame, 0, 3, 9) if kind == "fetch"} == {1}
+
+
+@pytest.mark.needs("numba")
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("members", [1, 3])
+@pytest.mark.parametrize("part", [(0, HIGH), (1, 3), (2, 4)])
+@pytest.mark.parametrize("lengths", [[5, 9, 3, 7], [5, 0, 3, 4], [4, 4, 4, 4], [0, 0, 0, 0], [9, 9, 9, 9]], ids=str)
+def test_each_step_past_a_rows_end_is_cleared_once(
+    monkeypatch: pytest.MonkeyPatch, reverse: bool, members: int, part: tuple[int, int], lengths: list[int]
+) -> None:
+    """By all members of a team together; steps that some row has after the one before, so that they were fetched."""
+    rows, cleared = Rows.of(9, HIGH, np.array(lengths)), []
+    for member in range(members):
+        frame = frame_of(rows, reverse)
+        frame[f.TEAM], frame[f.MEMBER] = members, member
+        events = scan_events(monkeypatch, frame, *part, rows.longest)
+        cleared += [value for kind, value in events if kind == "clear"]
+        time = 0
+        for kind, value in events:
+            time += kind == "step"
+            if kind == "clear" and time < max(rows.lengths[slice(*part)]):
+                assert (value - Y_AT) // int(frame[f.Y_STEP]) == time
+    places = {
+        int(frame[f.Y] + time * frame[f.Y_STEP] + rows.order[r] * frame[f.Y_ROW])
+        for r in range(*part)
+        for time in range(rows.lengths[r], 9)
+    }
+    assert sorted(cleared) == sorted(places)
+
+
+@pytest.mark.needs("numba")
+def test_one_memory_for_every_step_is_not_cleared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row's last step stays there."""
+    rows = Rows.of(9, 3, np.array([5, 9, 0]))
+    frame = frame_of(rows, False)
+    frame[f.Y_STEP] = 0
+    assert "clear" not in {kind for kind, _ in scan_events(monkeypatch, frame, 0, 3, 9)}
 
 
 @pytest.mark.needs("numba")

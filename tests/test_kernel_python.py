@@ -69,7 +69,7 @@ def check_rows(rows: Rows, case: tuple[int, list[int]], places: list[int] | None
         assert array.flags.c_contiguous
     for table, here in zip((rows.order, rows.lengths, rows.active, rows.base), rows.table.tolist(), strict=False):
         assert not len(table) or here == address(table)  # NumPy gives an empty array any address
-    assert rows.table[4:].tolist() == [len(lengths), longest]
+    assert rows.table[4:].tolist() == [len(lengths), longest, steps]
     assert len(rows.table) == TABLE_SIZE == frame.TABLE_SIZE
 
 

@@ -21,7 +21,7 @@ def test_every_shipped_cell_has_an_oracle() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("cell", CELLS)
 def test_scan(backend: str, cell: str, dtype: str, case: str) -> None:
-    """One direction of one layer; past a row's end y is left alone, and an empty row keeps its states."""
+    """One direction of one layer; past a row's end y is zero, and an empty row keeps its states."""
     check_scan(backend_of(backend), cell, CASES[case], dtype)
 
 

@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import assert_same_bits
+from sharing import share_everything
 
 import fastrnn
-from fastrnn import reuse
-from fastrnn.backends import load
-from fastrnn.backends.contract import Rows
+from fastrnn import reuse, stack
 
 SIZE = 1 << 20
 BYTES = np.dtype(np.uint8)
@@ -137,13 +136,17 @@ def test_a_tape_keeps_its_buffers(backend: str, rng: np.random.Generator) -> Non
         assert_same_bits(found.parameters[name], value, name)
 
 
-@pytest.mark.parametrize("lengths", [None, [40, 3, 0, 17]])
+@pytest.mark.parametrize("lengths", [None, [40, 3, 0, 17], [3, 0, 25, 17], [9, 9, 9, 9], [0, 0, 0, 0]], ids=str)
+@pytest.mark.parametrize("rows_apart", [None, 1, 99], ids=["one thread", "rows apart", "a team"])
+@pytest.mark.parametrize("options", [{"num_layers": 2}, {"bidirectional": True, "batch_first": True}], ids=str)
 def test_what_is_not_cleared_is_written(
-    backend: str, lengths: list[int] | None, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Fresh memory may hold anything: here NaN. Past a row's end the gradient of x is zero."""
-    layer = fastrnn.GRU(5, 7, num_layers=2, backend=backend)
-    x, real = rng.normal(size=(40, 4, 5)).astype(np.float32), np.empty
+    backend: str, options: dict[str, Any], rows_apart: int | None, lengths: list[int] | None,
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Fresh memory may hold anything: here NaN. Past a row's end y and the gradient of x are zero."""
+    layer = fastrnn.GRU(5, 7, backend=backend, **options)
+    x, real = rng.normal(size=(4, 40, 5) if layer.batch_first else (40, 4, 5)).astype(np.float32), np.empty
+    monkeypatch.setattr(stack, "CHUNK_BYTES", 7 * 4 * 7 * 4)  # seven steps go through all layers at once
 
     def poisoned(*given: Any, **named: Any) -> np.ndarray:
         made = real(*given, **named)
@@ -151,28 +154,21 @@ def test_what_is_not_cleared_is_written(
             made.fill(np.nan)
         return made
 
-    y, _, tape = layer.record(x, lengths=lengths)
-    layer.backward(tape, np.ones_like(y))  # compiles: Numba would not know another `empty`, and not forget it
-    monkeypatch.setattr(np, "empty", poisoned)
-    y, _, tape = layer.record(x, lengths=lengths)
-    dx = layer.backward(tape, np.ones_like(y)).x
-    assert np.isfinite(dx).all()
-    for row, length in enumerate(lengths or ()):
-        assert not dx[length:, row].any()
+    def arrays() -> list[np.ndarray]:
+        found = [layer(x, lengths=lengths)[0]]
+        for every in (None, 7):
+            y, _, tape = layer.record(x, lengths=lengths, checkpoint_every=every)
+            found += [y, layer.backward(tape, np.ones_like(y)).x]
+        return found
 
-
-@pytest.mark.parametrize("batch_first", [False, True])
-@pytest.mark.parametrize("lengths", [[6, 2, 0, 5], [4, 4, 4, 4], [0, 0, 0, 0], []], ids=str)
-def test_padding_is_cleared_and_nothing_else(backend: str, lengths: list[int], batch_first: bool) -> None:
-    """In the memory of either layout, of which a border is left alone."""
-    shape = (len(lengths), 6) if batch_first else (6, len(lengths))
-    whole = np.full((shape[0], shape[1], 9), np.nan, np.float32)
-    y = whole[:, :, 1:8].swapaxes(0, 1) if batch_first else whole[:, :, 1:8]
-    load(backend).clear_padding(Rows.of(6, len(lengths), np.array(lengths, np.int64)), y)
-    for row, length in enumerate(lengths):
-        assert np.isnan(y[:length, row]).all()
-        assert not y[length:, row].any()
-    assert np.isnan(whole[:, :, [0, 8]]).all()
+    with fastrnn.threads(2 if rows_apart else 1), share_everything(rows_apart):
+        arrays()  # compiles: Numba would not know another `empty`, and not forget it
+        monkeypatch.setattr(np, "empty", poisoned)
+        found = arrays()
+    for array in found:
+        assert np.isfinite(array).all()
+        for row, length in enumerate(lengths or ()):
+            assert not (array[row, length:] if layer.batch_first else array[length:, row]).any()
 
 
 def test_an_output_is_its_owners(backend: str, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,8 @@ buffer    shape         owner, layout           read or written
 ========= ============= ======================= ================================================================
 x         (T, B, I)     caller; last axis       read
                         contiguous
-y         (T, B, O)     caller; last axis       written where t < length of the row; left alone elsewhere.
-                        contiguous              A time stride of 0 is allowed: the last step written stays
+y         (T, B, O)     caller; last axis       written: zero past a row's end. A time stride of 0 is allowed: then
+                        contiguous              the last valid step stays, and an empty row is left alone
 state     (B, S_k) each caller; last axis       read; the states before the first step. None: zeros
                         contiguous
 final     (B, S_k) each caller; last axis       written: the states after each row's last step; a row of length 0
@@ -21,7 +21,7 @@ dy        (T, B, O)     caller; last axis       read where t < length
                         contiguous
 dfinal    (B, S_k) each caller; last axis       read
                         contiguous
-dx        (T, B, I)     caller; last axis       written where t < length; left alone elsewhere
+dx        (T, B, I)     caller; last axis       written: zero past a row's end
                         contiguous
 dstate    (B, S_k) each caller; last axis       written; a row of length 0 gets its dfinal. May alias dfinal
                         contiguous
@@ -50,7 +50,7 @@ from fastrnn.plan import Plan
 from fastrnn.record import Record, lazy
 
 States = tuple[Array, ...]
-TABLE_SIZE = 6  # numbers of `Rows.table`
+TABLE_SIZE = 7  # numbers of `Rows.table`
 
 
 class Rows(Record):
@@ -88,7 +88,7 @@ class Rows(Record):
         np.cumsum(active, out=rows.base[1:])
         places = rows._place(0, 0), rows._place(1, 0), rows._place(2, 0), rows._place(2, 1)
         rows.table[:4] = reuse.address(rows.numbers) + rows.numbers.itemsize * np.array(places)
-        rows.table[4:] = batch, rows.longest
+        rows.table[4:] = batch, rows.longest, steps
         return rows
 
     @staticmethod
@@ -102,7 +102,7 @@ class Rows(Record):
 
     @lazy
     def table(self) -> Array:
-        """The addresses of order, lengths, active and base, then B and the longest length."""
+        """The addresses of order, lengths, active and base, then B, the longest length and T."""
         return self.numbers[:TABLE_SIZE]
 
     @lazy
@@ -126,6 +126,12 @@ class Rows(Record):
         """The steps ``start`` to ``stop - 1`` of the same rows in the same order, as a scan of their own."""
         lengths = np.clip(self.lengths - start, 0, stop - start)
         return self._filled(stop - start, self.batch, self.order, lengths, self.active[start:stop])
+
+    def clear(self, y: Array, low: int = 0, high: int | None = None) -> None:
+        """Zero what the sorted rows low .. high - 1 have in (T, B, width) past their ends."""
+        if not self.full:
+            for place, length in zip(self.order[low:high].tolist(), self.lengths[low:high].tolist(), strict=True):
+                y[length:, place] = 0
 
     @lazy
     def even(self) -> bool:
@@ -231,9 +237,6 @@ class Backend(Protocol):
 
     def rows(self, steps: int, lengths: Array) -> Rows | None:
         """`Rows.of` for as many rows as there are lengths, int64; None if one of these is not from 0 to T."""
-
-    def clear_padding(self, rows: Rows, y: Array) -> None:
-        """Zero what stands past each row's end in (T, B, width), whose last axis is contiguous."""
 
     def pack(self, plan: Plan, parameters: Mapping[str, Array], sizes: Sizes, dtype: np.dtype[Any]) -> Pack:
         """Copy parameters, named as in `Cell.parameter_shapes`; absent biases are zero."""

@@ -84,11 +84,6 @@ class NumpyBackend:
     name = "numpy"
     same_bits = False
 
-    def clear_padding(self, rows: Rows, y: Array) -> None:
-        """Row by row."""
-        for place, length in zip(rows.order.tolist(), rows.lengths.tolist(), strict=True):
-            y[length:, place] = 0
-
     def pack(self, plan: Plan, parameters: Mapping[str, Array], sizes: Sizes, dtype: np.dtype[Any]) -> NumpyPack:
         """Copy the parameters into the order in which they are multiplied."""
         cell, hidden = plan.cell, sizes.hidden_size
@@ -153,6 +148,8 @@ class NumpyBackend:
                     now = _forward_piece(pack, steps, piece, x, y, now, final, tape)
                 for k, values in enumerate(now):
                     final[k][steps.places_of(0, len(values))] = values
+            if y.strides[0]:
+                rows.clear(y, low, high)
 
         return _Scan(run, rows.total * pack.weight_count)
 
@@ -196,6 +193,7 @@ class NumpyBackend:
                     piece.put(dx, _beside(work[piece.compact], inputs) @ pack.backward_ih)
                 for k, values in enumerate(carry):
                     dstate[k][steps.places] = values
+            tape.rows.clear(dx, low, high)
 
         return _Backward(tape.rows, run, 2 * tape.rows.total * pack.weight_count, sums.tasks(tape, work))
 

@@ -16,7 +16,7 @@ from fastrnn.plan import Plan
 # What the extension's functions are under the same names.
 _FUNCTIONS = (
     "run", "bound_run", "bound_back", "bound_step", "team_on", "run_as_team", "run_list", "serve", "rouse", "expect",
-    "volley", "point", "room", "sort_rows", "clear_padding", "step_offsets", "history_offsets",
+    "volley", "point", "room", "sort_rows", "step_offsets", "history_offsets",
 )  # fmt: skip
 
 
@@ -37,7 +37,6 @@ class CythonNative:
     point: Any
     room: Any
     sort_rows: Any
-    clear_padding: Any
     step_offsets: Any
     history_offsets: Any
 

@@ -88,7 +88,6 @@ _HOST = {
     "point": (host.point, (_OBJECT, _WHOLE, _OBJECT, _WHOLE, _OBJECT)),
     "room": (host.room, (_OBJECT, *[_WHOLE] * 3)),
     "sort_rows": (rows.sort_rows, (_OBJECT, _WHOLE, _OBJECT)),
-    "clear_padding": (rows.clear_padding, (_OBJECT, _OBJECT, _WHOLE)),
     "step_offsets": (rows.step_offsets, (_OBJECT, _OBJECT, types.boolean, _WHOLE, _WHOLE)),
     "history_offsets": (rows.history_offsets, (_OBJECT, _OBJECT, _WHOLE)),
 }

@@ -1,10 +1,10 @@
-"""The tables of a batch's rows (`contract.Rows`), and what follows from them: padding, and where every step stands."""
+"""The tables of a batch's rows (`contract.Rows`), and what follows from them: where every step stands."""
 
 from __future__ import annotations
 
 from fastrnn.backends.numba_.compile import compiled, inner
-from fastrnn.backends.numba_.intrinsics import clear_bytes, whole_numbers
-from fastrnn.backends.numba_.objects import STRIDES, data, numbers_of, sizes, words
+from fastrnn.backends.numba_.intrinsics import whole_numbers
+from fastrnn.backends.numba_.objects import numbers_of
 from fastrnn.backends.numba_.scan import row_offsets, state_row
 from fastrnn.backends.tiled import frame as f
 
@@ -60,7 +60,7 @@ def sort(lengths, steps, numbers):  # type: ignore[no-untyped-def]
     here = numbers.ctypes.data
     numbers[0], numbers[1] = here + 8 * order, here + 8 * ordered
     numbers[2], numbers[3] = here + 8 * active, here + 8 * base
-    numbers[4], numbers[5] = batch, longest
+    numbers[4], numbers[5], numbers[6] = batch, longest, steps
     return longest
 
 
@@ -68,16 +68,6 @@ def sort(lengths, steps, numbers):  # type: ignore[no-untyped-def]
 def sort_rows(lengths, steps, numbers):  # type: ignore[no-untyped-def]
     """`sort`."""
     return sort(numbers_of(lengths), steps, numbers_of(numbers))
-
-
-@compiled
-def clear_padding(table, y, count):  # type: ignore[no-untyped-def]
-    """See `Native`."""
-    order, _, active, _ = tables(table)
-    at, steps, strides = data(y), sizes(y)[0], whole_numbers(words(y)[STRIDES], 2)
-    for time in range(steps):
-        for r in range(active[time] if time < len(active) else 0, len(order)):
-            clear_bytes(at + time * strides[0] + order[r] * strides[1], count)
 
 
 @inner

@@ -51,18 +51,31 @@ def row_offsets(offsets, at, order, lengths, low, high, step, reverse, step_byte
 
 
 @inner
-def fetch_rows(frame, field, count, low, high, step, stop):  # type: ignore[no-untyped-def]
+def fetch_rows(frame, field, count, low, high, step, stop, ended):  # type: ignore[no-untyped-def]
     """Ask for the ``count`` bytes that rows low .. high - 1 have at a step before ``stop`` in the array over time and
-    batch whose address and strides stand in the frame from a field on."""
-    if count == 0 or step >= stop:
+    batch whose address and strides stand in the frame from a field on; with ``ended``, also those past a row's end."""
+    if count < f.LEAST_FETCHED or step >= stop:
         return
     order = whole_numbers(frame[f.ORDER], frame[f.BATCH])
     lengths = whole_numbers(frame[f.LENGTHS], frame[f.BATCH])
     active = whole_numbers(frame[f.ACTIVE], frame[f.LONGEST])
     reverse = frame[f.REVERSE] != 0
-    for r in range(low, min(active[step], high)):
-        time = lengths[r] - 1 - step if reverse else step
+    for r in range(low, high if ended else min(active[step], high)):
+        time = lengths[r] - 1 - step if reverse and r < active[step] else step
         fetch_bytes(frame[field] + time * frame[field + 1] + order[r] * frame[field + 2], count)
+
+
+@inner
+def clear_ended(frame, field, count, low, high, start, stop):  # type: ignore[no-untyped-def]
+    """Zero the ``count`` bytes that rows low .. high - 1 have at steps start .. stop - 1 past their ends, in an array
+    as above; but not in one in which every step is the same memory. The members of a team clear some rows each."""
+    order = whole_numbers(frame[f.ORDER], frame[f.BATCH])
+    active = whole_numbers(frame[f.ACTIVE], frame[f.LONGEST])
+    step_bytes = frame[field + 1]
+    for step in range(start, stop if step_bytes != 0 else start):
+        first = max(low, active[step] if step < len(active) else 0) + frame[f.MEMBER]
+        for r in range(first, high, max(frame[f.TEAM], 1)):
+            clear_bytes(frame[field] + step * step_bytes + order[r] * frame[field + 2], count)
 
 
 @inlined
@@ -209,11 +222,13 @@ def forward_steps(program, here, low, high, start, stop, room, first):  # type: 
             frame[f.KEPT] = frame[f.KEPT_BASE] + ((base[s] if record else 0) + low) * frame[f.KEPT_STRIDE]
             point_states(frame, base, s, low)
             if ragged:  # else the rows follow one another, and the processor sees by itself what comes next
-                fetch_rows(frame, f.X, frame[f.X_FETCHED], low, high, s + end - step, stop)
-                fetch_rows(frame, f.Y, frame[f.Y_FETCHED], low, high, s + 1, stop)
+                fetch_rows(frame, f.X, frame[f.X_BYTES], low, high, s + end - step, stop, False)
+                fetch_rows(frame, f.Y, frame[f.Y_BYTES], low, high, s + 1, stop, True)
+                clear_ended(frame, f.Y, frame[f.Y_BYTES], low, high, s, s + 1)
             run_stages(program, FORWARD_STEP, here, 0, count)
             at += count
         step = end
+    clear_ended(frame, f.Y, frame[f.Y_BYTES], low, high, step, frame[f.STEPS] if stop == len(active) else stop)
     if stop == len(active) and copies:
         store_final(frame, order, lengths, base, low, high)
 
@@ -257,6 +272,8 @@ def backward(program, here, low, high, start, stop):  # type: ignore[no-untyped-
     stride = frame[f.GRADIENT_STRIDE]
     if start == longest and frame[f.MEMBER] == 0:
         load_states(frame, order, low, high, f.ADJOINT_INITIAL, f.ADJOINT_BASE, f.ADJOINT_STRIDE)
+    if start == longest:
+        clear_ended(frame, f.DX, frame[f.X_BYTES], low, high, longest, frame[f.STEPS])
     meet(here)
     for k in range(frame[f.STATES]):
         fields = f.FIRST_STATE + f.STATE_FIELDS * k
@@ -271,6 +288,8 @@ def backward(program, here, low, high, start, stop):  # type: ignore[no-untyped-
         at = 0
         for s in range(step - 1, begin - 1, -1):
             last = min(active[s], high)
+            if last < high:
+                clear_ended(frame, f.DX, frame[f.X_BYTES], low, high, s, s + 1)
             if last <= low:
                 continue
             row_offsets(offsets[0], at, order, lengths, low, last, s, reverse, frame[f.DY_STEP], frame[f.DY_ROW])

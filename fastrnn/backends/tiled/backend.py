@@ -75,10 +75,6 @@ class TiledBackend:
         longest = self.native.sort_rows(lengths, steps, numbers)
         return Rows(steps, batch, longest, numbers) if longest >= 0 else None
 
-    def clear_padding(self, rows: Rows, y: Array) -> None:
-        """See the contract."""
-        self.native.clear_padding(rows.table, y, y.shape[2] * y.itemsize)
-
     def pack(self, plan: Plan, parameters: Mapping[str, Array], sizes: Sizes, dtype: np.dtype[Any]) -> TiledPack:
         """See the contract."""
         return TiledPack(self.native, self.native.program(plan, np.dtype(dtype)), parameters, sizes)

@@ -22,23 +22,25 @@ PROJECTED_INPUT, PROJECTED_STRIDE, BIAS, VECTORS, VECTOR_STRIDE = range(22, 27)
 KEPT_BASE, KEPT, KEPT_STRIDE, GRADIENT_BASE, GRADIENT, GRADIENT_STRIDE, GRADIENT_AFTER, GRADIENT_OFFSETS = range(27, 35)
 INPUT_WEIGHTS, INPUT_GRADIENT_WEIGHTS, FLAT_INPUT, CHUNK, STATES, REVERSE = range(35, 41)
 # The rows of the call: addresses of the tables of `contract.Rows`, and their sizes, as its `table` has them.
-ORDER, LENGTHS, ACTIVE, BASE, BATCH, LONGEST = range(41, 47)
-TABLE_SIZE = LONGEST + 1 - ORDER
+ORDER, LENGTHS, ACTIVE, BASE, BATCH, LONGEST, STEPS = range(41, 48)
+TABLE_SIZE = STEPS + 1 - ORDER
 # Room for what a forward scan needs besides (0: the kernel makes its own; see `Native.room`), the bytes of it that the
 # states and kept values of a row need, and how many rows apart the two buffers of a state are.
-SCRATCH, SCRATCH_BYTES, SPAN = range(47, 50)
+SCRATCH, SCRATCH_BYTES, SPAN = range(48, 51)
 # The compiled scan that this frame is for: its address and its first argument. See `native`.
-KERNEL, PROGRAM = range(50, 52)
+KERNEL, PROGRAM = range(51, 53)
 # Threads that share the units of every stage (0 or 1: none do), which of them this frame is for, and the address where
 # each of them counts, `COUNTER_BYTES` apart, the stages that it is through with and then how often it waited for long.
-TEAM, MEMBER, COUNTERS = range(52, 55)
-# The bytes of a row of x and of y at one time step to fetch before they are needed, where lengths differ; 0: none.
-X_FETCHED, Y_FETCHED = range(55, 57)
+TEAM, MEMBER, COUNTERS = range(53, 56)
+# The bytes of a row of x and of y at one time step. Where lengths differ, from so many on they are fetched before they
+# are needed: to ask for shorter ones takes longer than to wait for them.
+X_BYTES, Y_BYTES = range(56, 58)
+LEAST_FETCHED = 256
 # Whether the processor takes vectors of 64 bytes in two halves: see `target.Target.left_out`.
-HALVES = 57
+HALVES = 58
 # Whether the states before and after, of one time step, are the caller's own rows: then nothing is copied.
-IN_PLACE = 58
-FIRST_STATE = 59  # from here on, for each state, the caller's arrays with their rows' stride:
+IN_PLACE = 59
+FIRST_STATE = 60  # from here on, for each state, the caller's arrays with their rows' stride:
 STATE_BASE, STATE_STRIDE, STATE_IN, STATE_OUT, ADJOINT_BASE, ADJOINT_STRIDE, ADJOINT = range(7)
 STATE_INITIAL, STATE_INITIAL_ROW, STATE_FINAL, STATE_FINAL_ROW = range(7, 11)
 ADJOINT_INITIAL, ADJOINT_INITIAL_ROW, ADJOINT_FINAL, ADJOINT_FINAL_ROW, STATE_BYTES = range(11, 16)

@@ -116,12 +116,6 @@ class Native(Protocol):
         Returns the longest length; -1, and has done nothing, if one is not from 0 to ``steps``.
         """
 
-    def clear_padding(self, table: Array, y: Array, count: int) -> None:
-        """Zero the ``count`` bytes of every step past a row's end in (T, B, width); ``table`` is `Rows.table`.
-
-        Three times as fast as NumPy, whose assignment to rows that lie apart writes a few bytes at a time.
-        """
-
     def step_offsets(self, offsets: Array, table: Array, reverse: bool, step_bytes: int, row_bytes: int) -> None:
         """Write where every valid step of every row stands in an array over time and batch, by compact number, in
         bytes; ``table`` is `Rows.table`."""

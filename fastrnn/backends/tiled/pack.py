@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 ALIGNMENT = 64  # bytes: a cache line, and the longest vector
 CHUNK_BYTES = 256 * 1024  # of projected input at once: about what stays in the second cache beside the weights
 CHUNK_ROWS = 48  # but at least so many rows, for the weights to be worth reading
-LEAST_FETCHED = 256  # bytes: to ask ahead for shorter rows of ragged arrays takes longer than to wait for them
 FAR_BYTES, FAR_ROWS = 8 << 20, 256  # so many rows for weights that a core's share of the caches may not hold
 
 
@@ -152,8 +151,7 @@ class TiledPack:
         frame[f.VECTOR_STRIDE] = self._pads["H"] * size
         frame[f.STATES], frame[f.HALVES] = len(cell.states), self.native.halves
         frame[f.SCRATCH_BYTES] = 2 * sum(self.state_strides) + self.kept_stride
-        for field, values in ((f.X_FETCHED, sizes.input_size), (f.Y_FETCHED, sizes.width(cell.state_widths[0]))):
-            frame[field] = values * size if values * size >= LEAST_FETCHED else 0
+        frame[f.X_BYTES], frame[f.Y_BYTES] = size * sizes.input_size, size * sizes.width(cell.state_widths[0])
         for k, width in enumerate(cell.state_widths):
             frame[state_field(k, f.STATE_STRIDE)] = frame[state_field(k, f.ADJOINT_STRIDE)] = self.state_strides[k]
             frame[state_field(k, f.STATE_BYTES)] = sizes.width(width) * size

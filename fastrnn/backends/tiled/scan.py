@@ -24,7 +24,7 @@ class Scan:
     def __init__(self, pack: TiledPack, frame: Array, rows: Rows, held: Any) -> None:
         self.native, self.frame, self.rows = pack.native, frame, rows
         self.held = pack, held  # the buffers, alive as long as the addresses in the frame are
-        frame[f.ORDER : f.LONGEST + 1] = rows.table
+        frame[f.ORDER : f.STEPS + 1] = rows.table
         self.most = pack.most_rows  # row steps between two checkpoints
         # Multiply-adds of a row step, and of a step but for the input products.
         self.row_work = pack.weight_count

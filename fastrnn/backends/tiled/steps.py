@@ -105,7 +105,7 @@ class Steps:
     def _frame(self, pack: TiledPack, index: int, between: list[Array]) -> Array:
         """The frame of a layer, but for its states."""
         frame = pack.frame.copy()
-        frame[f.ORDER : f.LONGEST + 1] = self.rows.table
+        frame[f.ORDER : f.STEPS + 1] = self.rows.table
         frame[f.X_ROW], frame[f.Y_ROW] = (width * self._dtype.itemsize for width in self._ends)
         for field, at in ((f.X, index - 1), (f.Y, index)):
             if 0 <= at < len(between):
