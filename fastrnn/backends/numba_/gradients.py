@@ -13,13 +13,8 @@ from fastrnn.backends.numba_.host import argument, as_list, as_team, cut_rows, p
 from fastrnn.backends.numba_.intrinsics import copy_bytes, pointer, whole_numbers
 from fastrnn.backends.numba_.objects import DATA, STRIDES, data, item, numbers_of, object_at, sizes, words, words_in
 from fastrnn.backends.numba_.rows import fill_history_offsets, fill_step_offsets, tables_at
+from fastrnn.backends.numba_.scan import state_fields
 from fastrnn.backends.tiled import frame as f
-
-
-@inner
-def state_place(k):  # type: ignore[no-untyped-def]
-    """Where the fields of state k begin in a frame."""
-    return f.FIRST_STATE + f.STATE_FIELDS * k
 
 
 @inner
@@ -28,8 +23,8 @@ def point_backward(fields, dy, dx, state, at):  # type: ignore[no-untyped-def]
     point_at(fields, f.DY, words(dy))
     point_at(fields, f.DX, words(dx))
     for k in range(fields[f.STATES]):
-        point_at_part(fields, state_place(k) + f.ADJOINT_INITIAL, words_in(state, k), at)
-        point_at_part(fields, state_place(k) + f.ADJOINT_FINAL, words_in(state, k), at)
+        point_at_part(fields, state_fields(k) + f.ADJOINT_INITIAL, words_in(state, k), at)
+        point_at_part(fields, state_fields(k) + f.ADJOINT_FINAL, words_in(state, k), at)
 
 
 @inner
@@ -37,7 +32,7 @@ def carve_backward(fields, places):  # type: ignore[no-untyped-def]
     """Give the gradients of gates and states their places in the room: see `whole.WholeBackward`."""
     fields[f.GRADIENT_BASE] = places[1]
     for k in range(fields[f.STATES]):
-        fields[state_place(k) + f.ADJOINT_BASE] = places[2 + k]
+        fields[state_fields(k) + f.ADJOINT_BASE] = places[2 + k]
 
 
 @inner
@@ -46,7 +41,7 @@ def begin_of(operand, fields, x):  # type: ignore[no-untyped-def]
     if operand[f.OPERAND_KIND] == f.OF_X:
         return x[DATA]
     if operand[f.OPERAND_KIND] == f.OF_STATE:
-        return fields[state_place(operand[f.OPERAND_STATE]) + f.STATE_BASE]
+        return fields[state_fields(operand[f.OPERAND_STATE]) + f.STATE_BASE]
     base = fields[f.KEPT_BASE] if operand[f.OPERAND_KIND] == f.OF_KEPT else fields[f.GRADIENT_BASE]
     return base + operand[f.OPERAND_OFFSET]
 

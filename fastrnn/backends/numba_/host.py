@@ -39,7 +39,7 @@ from fastrnn.backends.numba_.objects import (
     words,
     words_in,
 )
-from fastrnn.backends.numba_.scan import FRAME, scratch_bytes
+from fastrnn.backends.numba_.scan import FRAME, scratch_bytes, state_fields
 from fastrnn.backends.tiled import box as bx
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.box import ASLEEP, DONE, JOB, STATE, TAKEN, WAITING, WAKING
@@ -259,7 +259,7 @@ def point_at_rows(fields, table, reverse, kept):  # type: ignore[no-untyped-def]
         fields[f.SPAN] = fields[f.BATCH]
         fields[f.KEPT_BASE] = places[0]
         for k in range(fields[f.STATES]):
-            fields[f.FIRST_STATE + f.STATE_FIELDS * k + f.STATE_BASE] = places[1 + k]
+            fields[state_fields(k) + f.STATE_BASE] = places[1 + k]
 
 
 @inner
@@ -269,7 +269,7 @@ def point_forward(fields, table, x, y, state, final, at, reverse, kept):  # type
     point_at(fields, f.X, words(x))
     point_at(fields, f.Y, words(y))
     for k in range(fields[f.STATES]):
-        place = f.FIRST_STATE + f.STATE_FIELDS * k
+        place = state_fields(k)
         if count_of(state) == 0:
             fields[place + f.STATE_INITIAL] = 0
         else:

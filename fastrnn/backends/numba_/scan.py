@@ -114,6 +114,12 @@ def scratch_bytes(frame, rows, room, members):  # type: ignore[no-untyped-def]
     return states + room * (frame[f.PROJECTED_STRIDE] + 16 * members) + 64
 
 
+@inlined
+def state_fields(k):  # type: ignore[no-untyped-def]
+    """Where the fields of state k begin in a frame."""
+    return f.FIRST_STATE + f.STATE_FIELDS * k
+
+
 @inner
 def state_row(record, span, base, step):  # type: ignore[no-untyped-def]
     """The row, in a state's buffer, of sorted row 0 before ``step``: ``span`` initial states and then a history when
@@ -128,7 +134,7 @@ def carve(frame, low, high, at):  # type: ignore[no-untyped-def]
     """Give the states, unless they stay in place, and kept values of rows low .. high - 1 places from ``at`` on."""
     rows = high - low
     for k in range(frame[f.STATES] if frame[f.IN_PLACE] == 0 else 0):
-        fields = f.FIRST_STATE + f.STATE_FIELDS * k
+        fields = state_fields(k)
         stride = frame[fields + f.STATE_STRIDE]
         frame[fields + f.STATE_BASE] = at - low * stride
         at += 2 * rows * stride
@@ -141,7 +147,7 @@ def load_states(frame, order, low, high, initial, base, stride):  # type: ignore
     """Copy the rows of each state from the caller's arrays, zeros where there are none, to the buffer that the fields
     name."""
     for k in range(frame[f.STATES]):
-        fields = f.FIRST_STATE + f.STATE_FIELDS * k
+        fields = state_fields(k)
         count = frame[fields + f.STATE_BYTES]
         source, row = frame[fields + initial], frame[fields + initial + 1]
         for r in range(low, high):
@@ -157,7 +163,7 @@ def store_final(frame, order, lengths, base, low, high):  # type: ignore[no-unty
     """Copy each row's last state to the caller's arrays."""
     record = frame[f.RECORD] != 0
     for k in range(frame[f.STATES]):
-        fields = f.FIRST_STATE + f.STATE_FIELDS * k
+        fields = state_fields(k)
         count = frame[fields + f.STATE_BYTES]
         for r in range(low, high):
             row = state_row(record, frame[f.SPAN], base, lengths[r]) + r
@@ -172,7 +178,7 @@ def point_states(frame, base, step, low):  # type: ignore[no-untyped-def]
     before = state_row(record, frame[f.SPAN], base, step) + low
     after = state_row(record, frame[f.SPAN], base, step + 1) + low
     for k in range(frame[f.STATES]):
-        fields = f.FIRST_STATE + f.STATE_FIELDS * one_by_one(k)
+        fields = state_fields(one_by_one(k))
         stride = frame[fields + f.STATE_STRIDE]
         if frame[f.IN_PLACE] != 0:
             frame[fields + f.STATE_IN] = frame[fields + f.STATE_INITIAL] + low * stride
@@ -276,7 +282,7 @@ def backward(program, here, low, high, start, stop):  # type: ignore[no-untyped-
         clear_ended(frame, f.DX, frame[f.X_BYTES], low, high, longest, frame[f.STEPS])
     meet(here)
     for k in range(frame[f.STATES]):
-        fields = f.FIRST_STATE + f.STATE_FIELDS * k
+        fields = state_fields(k)
         frame[fields + f.ADJOINT] = frame[fields + f.ADJOINT_BASE] + low * frame[fields + f.ADJOINT_STRIDE]
     most = max(frame[f.CHUNK], high - low)
     offsets = np.empty((3, min(most, max(start - stop, 1) * (high - low))), np.int64)
@@ -321,7 +327,7 @@ def backward(program, here, low, high, start, stop):  # type: ignore[no-untyped-
 def store_adjoints(frame, order, low, high):  # type: ignore[no-untyped-def]
     """Copy the gradients of the initial states to the caller's arrays."""
     for k in range(frame[f.STATES]):
-        fields = f.FIRST_STATE + f.STATE_FIELDS * k
+        fields = state_fields(k)
         count = frame[fields + f.STATE_BYTES]
         for r in range(low, high):
             source = frame[fields + f.ADJOINT_BASE] + r * frame[fields + f.ADJOINT_STRIDE]
