@@ -113,29 +113,6 @@ cdef void row_offsets(
         offsets[r - low] = time * step_bytes + order[r] * row_bytes
 
 
-cdef void fill_step_offsets(
-    int64_t *offsets, const int64_t *table, bint reverse, int64_t step_bytes, int64_t row_bytes) noexcept nogil:
-    """Where every valid step of every row stands in an array over time and batch, by compact number."""
-    cdef const int64_t *active = words(table[F_ACTIVE - F_ORDER])
-    cdef const int64_t *base = words(table[F_BASE - F_ORDER])
-    cdef int64_t s
-    for s in range(table[F_LONGEST - F_ORDER]):
-        row_offsets(
-            offsets + base[s], words(table[0]), words(table[F_LENGTHS - F_ORDER]), 0, active[s], s, reverse, step_bytes,
-            row_bytes)
-
-
-cdef void fill_history_offsets(int64_t *offsets, const int64_t *table, int64_t stride) noexcept nogil:
-    """Where the state before every valid step stands in a state's history, by compact number."""
-    cdef const int64_t *active = words(table[F_ACTIVE - F_ORDER])
-    cdef const int64_t *base = words(table[F_BASE - F_ORDER])
-    cdef int64_t s, r, first
-    for s in range(table[F_LONGEST - F_ORDER]):
-        first = state_row(True, table[F_BATCH - F_ORDER], base, s)
-        for r in range(active[s]):
-            offsets[base[s] + r] = (first + r) * stride
-
-
 cdef void fetch_rows(
     const int64_t *frame, int64_t field, int64_t count, int64_t low, int64_t high, int64_t step, int64_t stop,
     bint ended) noexcept nogil:
