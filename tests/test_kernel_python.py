@@ -237,24 +237,30 @@ def test_offsets(case: tuple[int, list[int]], reverse: bool) -> None:
 
 
 @given(
-    units=st.integers(1, 40), depth=st.integers(1, 6), sums=st.integers(1, 4), vectors=st.integers(1, 4),
-    lanes=st.sampled_from([2, 4, 8, 16]), dtype=st.sampled_from(DTYPES),
+    units=st.integers(1, 40), depth=st.integers(1, 6), sums=st.integers(1, 6), vectors=st.integers(1, 4),
+    vector=st.sampled_from([(16, 16), (32, 16), (64, 32)]), dtype=st.sampled_from(DTYPES),
 )  # fmt: skip
 @examples
-def test_pack_matrices(units: int, depth: int, sums: int, vectors: int, lanes: int, dtype: str) -> None:
-    """[block of units][k][sum][unit], zero past the last unit, on a boundary of 64 bytes; the last block is as wide as
-    what is left."""
+def test_pack_matrices(units: int, depth: int, sums: int, vectors: int, vector: tuple[int, int], dtype: str) -> None:
+    """[block of units][panel][k][column][lane], zero past the last unit, on a boundary of 64 bytes; the last block is
+    as wide as what is left."""
     from fastrnn.backends.tiled.pack import pack_matrices
+    from fastrnn.backends.tiled.target import Target
 
-    rng = np.random.default_rng(units)
+    rng, target = np.random.default_rng(units), Target(*vector, fma=True)
+    lanes = target.lanes(np.dtype(dtype))
     matrices = [rng.normal(size=(units, depth)).astype(dtype) for _ in range(sums)]
-    packed = pack_matrices(matrices, vectors, lanes, np.dtype(dtype))
+    packed = pack_matrices(matrices, vectors, target, np.dtype(dtype))
     assert packed.__array_interface__["data"][0] % 64 == 0
     places = iter(packed.tolist())
     for first in range(0, units, vectors * lanes):
-        width = min(vectors * lanes, -(-(units - first) // lanes) * lanes)
-        for k, matrix, unit in itertools.product(range(depth), matrices, range(first, first + width)):
-            assert next(places) == (matrix[unit, k] if unit < units else 0.0)
+        starts = range(first, min(first + vectors * lanes, units), lanes)
+        columns = list(itertools.product(matrices, starts))
+        width = target.panel(len(columns))
+        for panel in range(0, len(columns), width):
+            for k, (matrix, start) in itertools.product(range(depth), columns[panel : panel + width]):
+                for unit in range(start, start + lanes):
+                    assert next(places) == (matrix[unit, k] if unit < units else 0.0)
     assert next(places, None) is None
 
 

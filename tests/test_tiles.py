@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ from cases import COMPILED, DTYPES, assert_same_bits
 from conformance import backend_of, make_layer
 
 from fastrnn import cells
-from fastrnn.backends.cython_.c_text import Functions
+from fastrnn.backends.cython_.c_text import Emitter, Functions
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.emitter import WHOLE
 from fastrnn.backends.tiled.program import FORWARD_STEP, INPUT_STAGE, Program
 from fastrnn.backends.tiled.target import Target
+from fastrnn.backends.tiled.tile import _rows_of_block
 from fastrnn.equations import trace
 from fastrnn.plan import plan
 
@@ -27,11 +30,76 @@ INFO = Path("/proc/cpuinfo")
 
 @pytest.mark.parametrize("target", [AVX512, AVX2, NEON, SSE2])
 def test_sums_fit_into_the_registers(target: Target) -> None:
+    room = {32: 24, 16: 12}[target.registers]
     for vectors in range(1, 9):
         heights = target.heights(vectors)
         assert heights[-1] == 1
         assert sorted(heights, reverse=True) == list(heights)
-        assert heights[0] == 1 or heights[0] * vectors <= {32: 24, 16: 12}[target.registers]
+        assert heights[0] == 1 or heights[0] * vectors <= room
+    for columns in itertools.product(range(1, 9), range(9)):
+        columns = tuple(filter(None, columns))
+        heights = target.tile_heights(columns)
+        assert heights[-1] == 1
+        assert sorted(set(heights), reverse=True) == list(heights)
+        for height, count in itertools.product(heights, columns):
+            parts = target.parts(height, count, 1)
+            assert [column for part in parts for column in part] == list(range(count))
+            assert not any(len(part) % target.panel(count) for part in parts)
+            assert height == 1 or max(map(len, parts)) * height <= room
+
+
+@pytest.mark.parametrize("target", [AVX512, NEON])
+def test_many_registers_take_all_columns_at_once(target: Target) -> None:
+    for columns in range(1, 9):
+        assert target.panel(columns) == columns
+        assert target.tile_heights((columns,)) == target.heights(columns)
+        assert {len(target.parts(height, columns, 1)) for height in target.heights(columns)} == {1}
+
+
+def test_few_registers_take_two_columns_by_six_rows() -> None:
+    """An odd number of them stays together; few rows take more of them, as many as there is room for."""
+    assert [AVX2.panel(columns) for columns in range(1, 9)] == [1, 2, 3, 2, 5, 2, 7, 2]
+    assert AVX2.tile_heights((4,)) == (6, 4, 3, 2, 1)
+    assert [len(AVX2.parts(height, 4, 1)) for height in (6, 4, 3, 2, 1)] == [2, 2, 1, 1, 1]
+    assert AVX2.tile_heights((6,)) == (6, 4, 2, 1)
+    assert AVX2.tile_heights((3,)) == AVX2.heights(3) == (4, 2, 1)
+
+
+@pytest.mark.parametrize("rows", range(1, 40))
+def test_no_row_is_left_alone(rows: int) -> None:
+    """Where registers are few, an LSTM's seven rows are four and three, and five are three and two."""
+    heights = cut(AVX2, 4, rows)
+    assert sum(heights) == rows
+    assert rows == 1 or 1 not in heights
+    assert heights == sorted(heights, reverse=True)
+    assert len(heights) <= -(-rows // 6) + 1
+
+
+def test_the_tallest_come_first() -> None:
+    assert cut(AVX2, 3, 7) == [4, 2, 1]
+    assert cut(AVX512, 4, 19) == [6, 6, 6, 1]
+
+
+def cut(target: Target, columns: int, rows: int) -> list[int]:
+    """How many of a block's rows are taken at once: what is emitted, as Python."""
+    emit, taken = Emitter(Functions(np.dtype(np.float32), target)), []
+    tiles = {
+        height: lambda *_, height=height: emit._line(f"taken.append({height})")
+        for height in target.tile_heights((columns,))
+    }
+    _rows_of_block(emit, tiles, 0, "0", "0", str(rows), "0", "1")
+    text = "\n".join(emit.lines)
+    for pattern, python in [
+        (r"INT64_C\((\d+)\)", r"\1"),
+        (r"(?:const )?int64_t ", ""),
+        (r"([^=]*) = (.*) \? (.*) : (.*);", r"\1 = \3 if \2 else \4"),
+        (r"for \(; (\w+) \+ (\d) <= (\w+); .*\) {\n(.*)\n *}", r"while \1 + \2 <= \3:\n\4; \1 += \2"),
+        (r" / ", " // "),
+        (";\n", "\n"),
+    ]:
+        text = re.sub(pattern, python, text)
+    exec(textwrap.dedent(text), {"taken": taken})
+    return taken
 
 
 def test_heights_that_are_left_out() -> None:

@@ -17,19 +17,18 @@ CHAIN = 64  # multiply-adds after one another in one sum
 
 
 class Factors(NamedTuple):
-    """What a k loop multiplies: the values of each row, the vectors of each block's weights, and the latter's shape."""
+    """What a k loop multiplies: the values of each row, and each panel's vectors of weights, ``width`` for each k."""
 
     rows: list[Any]
     panels: list[Any]
-    sums: int
-    vectors: int
+    width: int
 
 
 class Sums(ABC):
-    """A tile's sums of one product, in the order [row][vector of units][sum]; a *place* is a row at a vector."""
+    """Some of a tile's sums, ``each`` for a row, in the order of the panels' columns."""
 
-    def __init__(self, emit: Emitter) -> None:
-        self.emit = emit
+    def __init__(self, emit: Emitter, each: int) -> None:
+        self.emit, self.each = emit, each
         self.carried: list[Any] = []  # those that a loop has to carry from round to round
 
     @abstractmethod
@@ -41,8 +40,8 @@ class Sums(ABC):
         """Add to each."""
 
     @abstractmethod
-    def at(self, place: int, count: int, first: Any) -> list[Any]:
-        """The ``count`` sums of a place, counted from the ``first``, which only sums in memory need."""
+    def at(self, row: int, column: int, first: Any) -> Any:
+        """One of the sums of a row, counted from the ``first``, which only sums in memory need."""
 
     @contextmanager
     def loop(self, start: Any, stop: Any, step: int) -> Iterator[Any]:
@@ -62,8 +61,8 @@ class InRegisters(Sums):
     def add(self, values: list[Any]) -> None:
         self.carried = [self.emit.add(total, value) for total, value in zip(self.carried, values, strict=True)]
 
-    def at(self, place: int, count: int, first: Any) -> list[Any]:
-        return self.carried[place * count : (place + 1) * count]
+    def at(self, row: int, column: int, first: Any) -> Any:
+        return self.carried[row * self.each + column]
 
 
 class InMemory(Sums):
@@ -74,26 +73,25 @@ class InMemory(Sums):
     compile. A lone row is faster without.
     """
 
-    def __init__(self, emit: Emitter, count: int) -> None:
-        super().__init__(emit)
-        self.address = emit.room(count)
+    def __init__(self, emit: Emitter, each: int, rows: int) -> None:
+        super().__init__(emit, each)
+        self.address = emit.room(each * rows)
 
     def put(self, values: list[Any]) -> None:
-        for address, value in zip(self._addresses(self.address, len(values)), values, strict=True):
-            self.emit.store(address, value)
+        for index, value in enumerate(values):
+            self.emit.store(self._address(self.address, index), value)
 
     def add(self, values: list[Any]) -> None:
-        addresses = self._addresses(self.address, len(values))
-        self.put([self.emit.add(self.emit.load(at), value) for at, value in zip(addresses, values, strict=True)])
+        before = [self.emit.load(self._address(self.address, index)) for index in range(len(values))]
+        self.put([self.emit.add(total, value) for total, value in zip(before, values, strict=True)])
 
-    def at(self, place: int, count: int, first: Any) -> list[Any]:
-        after = self.emit.sum(first, self.emit.whole(place))
-        here = self.emit.sum(self.address, self.emit.times(after, count * self.emit.lanes * self.emit.size))
-        return [self.emit.load(address) for address in self._addresses(here, count)]
+    def at(self, row: int, column: int, first: Any) -> Any:
+        after = self.emit.sum(first, self.emit.whole(row))
+        line = self.emit.sum(self.address, self.emit.times(after, self.each * self.emit.lanes * self.emit.size))
+        return self.emit.load(self._address(line, column))
 
-    def _addresses(self, first: Any, count: int) -> list[Any]:
-        size = self.emit.lanes * self.emit.size
-        return [self.emit.sum(first, self.emit.whole(index * size)) for index in range(count)]
+    def _address(self, first: Any, index: int) -> Any:
+        return self.emit.sum(first, self.emit.whole(index * self.emit.lanes * self.emit.size))
 
 
 def add_up(emit: Emitter, factors: Factors, depth: Any, totals: Sums, start: list[Any] | None = None) -> None:
@@ -109,7 +107,7 @@ def add_up(emit: Emitter, factors: Factors, depth: Any, totals: Sums, start: lis
 
 def _width(factors: Factors) -> int:
     """Vectors of weights in one step."""
-    return factors.sums * factors.vectors * len(factors.panels)
+    return factors.width * len(factors.panels)
 
 
 def _chain(emit: Emitter, factors: Factors, start: Any, stop: Any, values: list[Any]) -> list[Any]:
@@ -123,7 +121,7 @@ def _chain(emit: Emitter, factors: Factors, start: Any, stop: Any, values: list[
 
 
 def _multiply(emit: Emitter, factors: Factors, index: Any, values: list[Any], unroll: int) -> list[Any]:
-    """``unroll`` steps of the k loop: every sum of every row, in the order [row][vector of units][sum].
+    """``unroll`` steps of the k loop: every sum of every row, in the order [row][column].
 
     Beside the sums, 32 registers hold all weights of a step; fewer hold the weights or the rows, what there is less of.
     """
@@ -136,12 +134,9 @@ def _multiply(emit: Emitter, factors: Factors, index: Any, values: list[Any], un
 
 def _row_by_row(emit: Emitter, factors: Factors, k: Any, values: list[Any]) -> list[Any]:
     """One step, for which all weights are read first."""
-    sums, vectors = factors.sums, factors.vectors
-    first = emit.times(k, sums * vectors)
-    weights = []
-    for panel in factors.panels:
-        loaded = [emit.vector(panel, emit.sum(first, emit.whole(v))) for v in range(sums * vectors)]
-        weights += [loaded[s * vectors + v] for v in range(vectors) for s in range(sums)]
+    first = emit.times(k, factors.width)
+    places = [(panel, emit.sum(first, emit.whole(v))) for panel in factors.panels for v in range(factors.width)]
+    weights = [emit.vector(panel, place) for panel, place in places]
     for m, row in enumerate(factors.rows):
         value = emit.value(row, k)
         for v, weight in enumerate(weights):
@@ -152,12 +147,11 @@ def _row_by_row(emit: Emitter, factors: Factors, k: Any, values: list[Any]) -> l
 
 def _weight_by_weight(emit: Emitter, factors: Factors, k: Any, values: list[Any]) -> list[Any]:
     """One step, for which all rows' values are read first."""
-    sums, vectors = factors.sums, factors.vectors
-    first = emit.times(k, sums * vectors)
-    places = [(panel, s * vectors + v) for panel in factors.panels for v in range(vectors) for s in range(sums)]
+    first = emit.times(k, factors.width)
+    places = [(panel, emit.sum(first, emit.whole(v))) for panel in factors.panels for v in range(factors.width)]
     rows = [emit.value(row, k) for row in factors.rows]
     for v, (panel, place) in enumerate(places):
-        weight = emit.vector(panel, emit.sum(first, emit.whole(place)))
+        weight = emit.vector(panel, place)
         for m, value in enumerate(rows):
             at = m * len(places) + v
             values[at] = emit.fma(value, weight, values[at])

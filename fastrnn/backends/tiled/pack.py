@@ -13,6 +13,7 @@ from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.frame import state_field
 from fastrnn.backends.tiled.native import KernelOf, Native
 from fastrnn.backends.tiled.program import Program
+from fastrnn.backends.tiled.target import Target
 from fastrnn.backends.tiled.tile import TileStage
 from fastrnn.equations import Sizes
 from fastrnn.plan import Place, Product, Stage
@@ -89,23 +90,36 @@ def chunk_rows(weight_bytes: int, row_bytes: int) -> int:
 PIECE = 2e9  # multiply-adds between two checkpoints: some tens of milliseconds, so that Ctrl-C answers soon
 
 
-def pack_matrices(matrices: list[Array], vectors: int, lanes: int, dtype: np.dtype[Any]) -> Array:
-    """(units, K) matrices, one a sum, as [block of units][k][sum][unit], flat.
+def pack_matrices(matrices: list[Array], vectors: int, target: Target, dtype: np.dtype[Any]) -> Array:
+    """(units, K) matrices, one a sum, as [block of units][panel][k][column][lane], flat: see `tile`.
 
-    A block has so many vectors of so many units; the last one as many as are left, and zeros past the last unit.
+    A block has so many vectors of units; the last one as many as are left, and zeros past the last unit.
     """
-    units, depth = matrices[0].shape
-    block = vectors * lanes
-    whole, rest = divmod(units, block)
-    first = whole * depth * len(matrices) * block
-    packed = aligned((first + depth * len(matrices) * padded(rest, lanes),), dtype)
-    blocks = packed[:first].reshape(whole, depth, len(matrices), block)
-    last = packed[first:].reshape(depth, len(matrices), padded(rest, lanes))
-    for index, matrix in enumerate(matrices):
-        blocks[:, :, index] = matrix[: whole * block].reshape(whole, block, depth).transpose(0, 2, 1)
-        last[:, index, :rest] = matrix[whole * block :].T
-        last[:, index, rest:] = 0
+    (units, depth), lanes = matrices[0].shape, target.lanes(dtype)
+    in_blocks = units - units % (vectors * lanes)
+    in_last = padded(units - in_blocks, lanes)
+    packed = aligned((len(matrices) * depth * (in_blocks + in_last),), dtype)
+    first = len(matrices) * depth * in_blocks
+    _pack_blocks(packed[:first], [matrix[:in_blocks] for matrix in matrices], vectors, target)
+    if in_last:
+        last = np.zeros((len(matrices), in_last, depth), dtype)
+        for rows, matrix in zip(last, matrices, strict=True):
+            rows[: units - in_blocks] = matrix[in_blocks:]
+        _pack_blocks(packed[first:], list(last), in_last // lanes, target)
     return packed
+
+
+def _pack_blocks(into: Array, matrices: list[Array], vectors: int, target: Target) -> None:
+    """Whole blocks of so many vectors."""
+    depth, lanes, columns = matrices[0].shape[1], target.lanes(into.dtype), len(matrices) * vectors
+    width = target.panel(columns)
+    together = math.gcd(width, vectors)
+    panels = into.reshape(-1, columns // width, depth, width, lanes)
+    for s, matrix in enumerate(matrices):
+        blocks = matrix.reshape(-1, vectors, lanes, depth)
+        for v in range(0, vectors, together):
+            panel, column = divmod(s * vectors + v, width)
+            panels[:, panel, :, column : column + together] = blocks[:, v : v + together].transpose(0, 3, 1, 2)
 
 
 class TiledPack:
@@ -189,7 +203,7 @@ class TiledPack:
                 self._place(frame, self.program.layout.weights[id(product)], packed)
 
     def _packed(self, matrices: list[Array], tile: TileStage) -> Array:
-        return pack_matrices(matrices, tile.vectors, self.program.lanes, self.dtype)
+        return pack_matrices(matrices, tile.vectors, self.program.target, self.dtype)
 
     def _gate(self, gate: str) -> Array:
         """The (H, width of h) recurrent weights of a gate."""

@@ -1,9 +1,11 @@
 """The tile: a few rows times a few vectors of units, accumulated in registers (see `chains`), and what follows.
 
 ``sum[row][vector] += rows[row][k] * weights[k][vector]`` for all k in one fixed order, whatever the number of rows at
-once: that is why a row's bits do not depend on the rows beside it. Weights are packed by blocks of units,
-``[block][k][sum][vector][lane]``, so that a block's gates are computed side by side and the cell's arithmetic can
-follow at once. Where one vector is left of a block of two, the last block is *narrow* and has no more than that.
+once: that is why a row's bits do not depend on the rows beside it. Weights are packed by blocks of units, so that a
+block's gates are computed side by side and the cell's arithmetic can follow at once. A block has a *column*, one vector
+for each k, for each sum and vector of units, and these come in one or more panels (`Target.panel`): its weights are
+``[panel][k][column][lane]``. Where one vector is left of a block of two, the last block is *narrow* and has no more
+than that.
 """
 
 from __future__ import annotations
@@ -61,8 +63,9 @@ class TileStage(NamedTuple):
     before: int = 0
 
     @property
-    def accumulators(self) -> int:
-        return max(1, sum(p.sums for p in self.products)) * self.vectors
+    def columns(self) -> tuple[int, ...]:
+        """Of a block, for each product; one that has none counts as one sum."""
+        return tuple([product.sums * self.vectors for product in self.products]) or (self.vectors,)
 
     @property
     def pitch(self) -> int:
@@ -72,6 +75,9 @@ class TileStage(NamedTuple):
     def narrow(self) -> TileStage:
         """The same for a last block of one vector."""
         return self._replace(vectors=1, before=self.vectors)
+
+
+Held = tuple[TileProduct, range, Sums]  # some columns of a product, and their sums
 
 
 class View:
@@ -129,7 +135,7 @@ def emit_stage(emit: Emitter, stage: TileStage, frame: Any, start: Any, stop: An
         with many:
             for (kind, begin, end), heights in zip(kinds, tiles, strict=True):
                 with emit.loop(begin, end, 1, []) as (block, _, _after):
-                    left_out = emit.target.left_out(kind.accumulators)
+                    left_out = emit.target.left_out(sum(kind.columns))
                     _rows_of_block(emit, heights, left_out, frame, start, stop, block, with_products)
 
 
@@ -145,13 +151,24 @@ def _rows_of_block(
         if height == left_out:
             halves = emit.read_whole(emit.sum(frame, emit.whole(8 * f.HALVES)))
             last = emit.choose(emit.differ(halves, emit.whole(0)), row, stop)
+        elif height > 3 and 3 in tiles:
+            last = _leaving_no_row_alone(emit, row, stop, height)
         with emit.loop(row, last, height, []) as (first_row, _, end):
             tile(frame, first_row, block, with_products)
         row = end[-1]
 
 
+def _leaving_no_row_alone(emit: Emitter, row: Any, stop: Any, height: int) -> Any:
+    """Where tiles of this height end, so that it is not one row that is left, which would wait for each addition to
+    end: seven rows are four and three."""
+    rows = emit.difference(stop, row)
+    whole = emit.times(emit.quotient(rows, emit.whole(height)), height)
+    alone = emit.equal(emit.difference(rows, whole), emit.whole(1))
+    return emit.choose(alone, emit.difference(stop, emit.whole(2)), stop)
+
+
 def _heights(emit: Emitter, stage: TileStage) -> tuple[int, ...]:
-    return emit.target.heights(stage.accumulators)
+    return emit.target.tile_heights(stage.columns)
 
 
 def _blocks_of_member(emit: Emitter, stage: TileStage, frame: Any) -> tuple[Any, Any, Any]:
@@ -176,7 +193,7 @@ def _blocks_of_member(emit: Emitter, stage: TileStage, frame: Any) -> tuple[Any,
 
 def _spans(emit: Emitter, stage: TileStage) -> tuple[int, ...]:
     """Blocks that a lone row takes at once, from the most down: eight sums are needed to hide the latency of each."""
-    most = 1 if stage.before else (8 if emit.target.registers == 32 else 4) // stage.accumulators
+    most = 1 if stage.before else 8 // sum(stage.columns)
     return tuple([span for span in (4, 2) if span <= most] + [1])
 
 
@@ -193,19 +210,20 @@ def _tile_function(caller: Emitter, stage: TileStage, height: int, span: int) ->
                 for view in _places([View(emit, frame, emit.sum(row, m))], units):
                     for rows in stage.reads:
                         emit.prefetch(view.at(rows))
-        sums: list[Sums] = []
+        held: list[Held] = []
         for product in stage.products:
-            count = height * len(units) * product.sums
-            sums.append(InMemory(emit, count) if in_turn else InRegisters(emit))
-            _accumulate(emit, stage, product, views, units, block, with_products, sums[-1])
+            for part in emit.target.parts(height, product.sums * stage.vectors, span):
+                each = len(part) * span
+                sums = InMemory(emit, each, height) if in_turn else InRegisters(emit, each)
+                _accumulate(emit, stage, product, part, views, units, block, with_products, sums)
+                held.append((product, part, sums))
         if in_turn:
             with emit.loop(emit.whole(0), emit.whole(height), 1, []) as (m, _, _end):
-                view = View(emit, frame, emit.sum(row, m))
-                _epilogues(stage, [view], units, sums, emit.times(m, len(units)))
+                _epilogues(stage, [View(emit, frame, emit.sum(row, m))], units, held, m)
         else:
-            _epilogues(stage, views, units, sums)
+            _epilogues(stage, views, units, held)
 
-    return caller.function(f"tile_{height}x{stage.accumulators}x{span}", [WHOLE, WHOLE, WHOLE, FLAG], body)
+    return caller.function(f"tile_{height}x{sum(stage.columns)}x{span}", [WHOLE, WHOLE, WHOLE, FLAG], body)
 
 
 def _unit(emit: Emitter, stage: TileStage, block: Any, vector: int) -> Any:
@@ -214,49 +232,63 @@ def _unit(emit: Emitter, stage: TileStage, block: Any, vector: int) -> Any:
 
 
 def _places(views: list[View], units: list[Any]) -> Iterator[View]:
-    """Each row at each vector of units, in the order of the sums."""
+    """Each row at each vector of units."""
     for view in views:
         for unit in units:
             view.unit = unit
             yield view
 
 
-def _epilogues(stage: TileStage, views: list[View], units: list[Any], sums: list[Sums], first: Any = None) -> None:
-    """The epilogue of some rows, written out; ``first`` is the place of the first of them, if that is computed."""
+def _epilogues(stage: TileStage, views: list[View], units: list[Any], held: list[Held], first: Any = None) -> None:
+    """The epilogue of some rows, written out; ``first`` is the number of the first of them, if that is computed."""
     for index, view in enumerate(_places(views, units)):
-        values = [held.at(index, product.sums, first) for held, product in zip(sums, stage.products, strict=True)]
-        stage.epilogue(view.emit, view, list(itertools.chain(*values)))
+        row, unit = divmod(index, len(units))
+        block, vector = divmod(unit, stage.vectors)
+        values = [
+            sums.at(row, block * len(part) + column - part.start, first)
+            for product, part, sums in held
+            for column in part if column % stage.vectors == vector
+        ]  # fmt: skip
+        stage.epilogue(view.emit, view, values)
 
 
 def _accumulate(
-    emit: Emitter, stage: TileStage, product: TileProduct, views: list[View], units: list[Any], block: Any,
+    emit: Emitter, stage: TileStage, product: TileProduct, part: range, views: list[View], units: list[Any], block: Any,
     with_products: Any, totals: Sums,
 ) -> None:  # fmt: skip
-    """The k loops of one product; one of segments has none of them without ``with_products``."""
+    """The k loops of some columns of one product; one of segments has none of them without ``with_products``."""
     depth = views[0].field(product.depth)
-    step = product.sums * stage.vectors  # vectors of weights for one k and one block
+    columns = product.sums * stage.vectors
+    width = emit.target.panel(columns)
     count = max(product.several, 1)
-    size = emit.times(depth, count * product.sums * stage.pitch * emit.lanes * emit.size)
+    line = emit.lanes * emit.size
+    size = emit.times(depth, count * product.sums * stage.pitch * line)
     weights = emit.sum(views[0].field(product.weights), emit.times(block, size))
-    panels = [emit.sum(weights, emit.times(size, s)) for s in range(len(units) // stage.vectors)]
-    start = _start(emit, product, views, units)
+    blocks = [emit.sum(weights, emit.times(size, s)) for s in range(len(units) // stage.vectors)]
+    panels = [emit.sum(at, emit.times(depth, count * column * line)) for at in blocks for column in part[::width]]
+    start = _start(emit, stage, product, part, views, units)
     bases = [view.base(product.rows) for view in views]
     if not product.several:
         rows, weights_at = [emit.values(base) for base in bases], [emit.vectors(panel) for panel in panels]
-        add_up(emit, Factors(rows, weights_at, product.sums, stage.vectors), depth, totals, start)
+        add_up(emit, Factors(rows, weights_at, width), depth, totals, start)
         return
     totals.put(start)
     with totals.loop(emit.whole(0), emit.choose(with_products, emit.whole(count), emit.whole(0)), 1) as segment:
         field = emit.sum(views[0].frame, emit.times(emit.sum(segment, emit.whole(product.segments)), 8))
         rows = [emit.values(emit.sum(base, emit.read_whole(field))) for base in bases]
-        first = emit.times(emit.times(segment, depth), step)  # in vectors
+        first = emit.times(emit.times(segment, depth), width)  # in vectors
         weights_at = [emit.vectors(panel, first) for panel in panels]
-        add_up(emit, Factors(rows, weights_at, product.sums, stage.vectors), depth, totals)
+        add_up(emit, Factors(rows, weights_at, width), depth, totals)
 
 
-def _start(emit: Emitter, product: TileProduct, views: list[View], units: list[Any]) -> list[Any]:
-    """What a product's sums begin with."""
+def _start(
+    emit: Emitter, stage: TileStage, product: TileProduct, part: range, views: list[View], units: list[Any]
+) -> list[Any]:
+    """What the sums of some columns begin with."""
     start = []
-    for view in _places(views, units):
-        start += [emit.const(0.0) if seed is None else emit.load(view.at(seed)) for seed in product.seeds]
+    for view, block in itertools.product(views, range(0, len(units), stage.vectors)):
+        for column in part:
+            of_sum, vector = divmod(column, stage.vectors)
+            view.unit, seed = units[block + vector], product.seeds[of_sum]
+            start.append(emit.const(0.0) if seed is None else emit.load(view.at(seed)))
     return start
