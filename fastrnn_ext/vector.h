@@ -187,6 +187,23 @@ static INLINE V v_shifted(V a, int count) { return FROM_BITS(BITS(slli)(TO_BITS(
 static INLINE V v_fma(V a, V b, V c) { return OP(fmadd)(a, b, c); }
 #endif
 
+/* A product added to a running sum, which stays in its register. Twelve sums leave four of AVX2's sixteen registers, and
+   GCC, which gives the result whatever register it likes, then runs out of them: it moves sums about and keeps one in
+   memory, 5 to 12 % of a layer's time (Zen 3, 128 to 512 units). */
+#if defined(FASTRNN_AVX2) && defined(__GNUC__) && !defined(__clang__)
+static INLINE V v_accumulate(V a, V b, V c)
+{
+#if FASTRNN_BITS == 32
+    __asm__("vfmadd231ps %2, %1, %0" : "+x"(c) : "x"(a), "x"(b));
+#else
+    __asm__("vfmadd231pd %2, %1, %0" : "+x"(c) : "x"(a), "x"(b));
+#endif
+    return c;
+}
+#elif defined(FASTRNN_AVX512) || defined(FASTRNN_AVX2)
+#define v_accumulate v_fma
+#endif
+
 #elif defined(FASTRNN_NEON)
 
 #include <arm_neon.h>
@@ -216,6 +233,7 @@ static INLINE V v_sub(V a, V b) { return OP(subq)(a, b); }
 static INLINE V v_mul(V a, V b) { return OP(mulq)(a, b); }
 static INLINE V v_div(V a, V b) { return OP(divq)(a, b); }
 static INLINE V v_fma(V a, V b, V c) { return OP(fmaq)(c, a, b); }
+#define v_accumulate v_fma
 static INLINE V v_neg(V a) { return OP(negq)(a); }
 static INLINE V v_abs(V a) { return OP(absq)(a); }
 static INLINE V v_select_gt(V a, V b, V u, V v) { return OP(bslq)(OP(cgtq)(a, b), u, v); }

@@ -215,6 +215,9 @@ class Emitter(emitter.Emitter):
     def abs(self, a: Any) -> str:
         return self._vector(f"v_abs({a})")
 
+    def accumulate(self, a: Any, b: Any, c: Any) -> Any:
+        return self._vector(f"v_accumulate({a}, {b}, {c})") if self.target.fma else super().accumulate(a, b, c)
+
     def fused(self, a: Any, b: Any, c: Any) -> str:
         return self._vector(f"v_fma({a}, {b}, {c})")
 

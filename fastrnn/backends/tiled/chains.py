@@ -141,7 +141,7 @@ def _row_by_row(emit: Emitter, factors: Factors, k: Any, values: list[Any]) -> l
         value = emit.value(row, k)
         for v, weight in enumerate(weights):
             at = m * len(weights) + v
-            values[at] = emit.fma(value, weight, values[at])
+            values[at] = emit.accumulate(value, weight, values[at])
     return values
 
 
@@ -154,5 +154,5 @@ def _weight_by_weight(emit: Emitter, factors: Factors, k: Any, values: list[Any]
         weight = emit.vector(panel, place)
         for m, value in enumerate(rows):
             at = m * len(places) + v
-            values[at] = emit.fma(value, weight, values[at])
+            values[at] = emit.accumulate(value, weight, values[at])
     return values

@@ -201,6 +201,10 @@ class Emitter(ABC):
         """a * b + c, rounded once where the machine has the instruction; a library call would cost too much."""
         return self.fused(a, b, c) if self.target.fma else self.add(self.mul(a, b), c)
 
+    def accumulate(self, a: Any, b: Any, c: Any) -> Any:
+        """`fma` where c is a running sum, which is not needed any more."""
+        return self.fma(a, b, c)
+
     def scale2(self, a: Any, n: Any) -> Any:
         """a * 2**n for a whole n in the range of normal exponents; see `approximations` for the two beyond.
 

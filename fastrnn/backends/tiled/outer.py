@@ -138,5 +138,5 @@ def _multiply(emit: Emitter, operands: Operands, a: Any, k: Any, values: Any, ve
     products = []
     for m in range(height):
         value = emit.value(column, emit.whole(m))
-        products += [emit.fma(value, v, values[m * vectors + i]) for i, v in enumerate(loaded)]
+        products += [emit.accumulate(value, v, values[m * vectors + i]) for i, v in enumerate(loaded)]
     return products
