@@ -23,6 +23,11 @@ class Factors(NamedTuple):
     panels: list[Any]
     width: int
 
+    @property
+    def columns(self) -> int:
+        """Vectors of weights of all panels for each k."""
+        return self.width * len(self.panels)
+
 
 class Sums(ABC):
     """Some of a tile's sums, ``each`` for a row, in the order of the panels' columns."""
@@ -100,14 +105,9 @@ def add_up(emit: Emitter, factors: Factors, depth: Any, totals: Sums, start: lis
     if start is not None:  # the first chain goes on from it, every other one starts from zero
         totals.put(_chain(emit, factors, first, emit.lesser(depth, length), start))
         first = length
-    zeros = [emit.const(0.0)] * (len(factors.rows) * _width(factors))
+    zeros = [emit.const(0.0)] * (len(factors.rows) * factors.columns)
     with totals.loop(first, emit.sum(depth, emit.whole(CHAIN - 1)), CHAIN) as begin:
         totals.add(_chain(emit, factors, begin, emit.lesser(depth, emit.sum(begin, length)), zeros))
-
-
-def _width(factors: Factors) -> int:
-    """Vectors of weights in one step."""
-    return factors.width * len(factors.panels)
 
 
 def _chain(emit: Emitter, factors: Factors, start: Any, stop: Any, values: list[Any]) -> list[Any]:
@@ -125,18 +125,22 @@ def _multiply(emit: Emitter, factors: Factors, index: Any, values: list[Any], un
 
     Beside the sums, 32 registers hold all weights of a step; fewer hold the weights or the rows, what there is less of.
     """
-    few = emit.target.registers < 32 and len(factors.rows) < _width(factors)
+    few = emit.target.registers < 32 and len(factors.rows) < factors.columns
     multiply = _weight_by_weight if few else _row_by_row
     for j in range(unroll):
         values = multiply(emit, factors, emit.sum(index, emit.whole(j)), list(values))
     return values
 
 
+def _weights_of(emit: Emitter, factors: Factors, k: Any) -> list[tuple[Any, Any]]:
+    """Where the weights of one step are: the panel, and which of its vectors."""
+    first = emit.times(k, factors.width)
+    return [(panel, emit.sum(first, emit.whole(v))) for panel in factors.panels for v in range(factors.width)]
+
+
 def _row_by_row(emit: Emitter, factors: Factors, k: Any, values: list[Any]) -> list[Any]:
     """One step, for which all weights are read first."""
-    first = emit.times(k, factors.width)
-    places = [(panel, emit.sum(first, emit.whole(v))) for panel in factors.panels for v in range(factors.width)]
-    weights = [emit.vector(panel, place) for panel, place in places]
+    weights = [emit.vector(panel, place) for panel, place in _weights_of(emit, factors, k)]
     for m, row in enumerate(factors.rows):
         value = emit.value(row, k)
         for v, weight in enumerate(weights):
@@ -147,8 +151,7 @@ def _row_by_row(emit: Emitter, factors: Factors, k: Any, values: list[Any]) -> l
 
 def _weight_by_weight(emit: Emitter, factors: Factors, k: Any, values: list[Any]) -> list[Any]:
     """One step, for which all rows' values are read first."""
-    first = emit.times(k, factors.width)
-    places = [(panel, emit.sum(first, emit.whole(v))) for panel in factors.panels for v in range(factors.width)]
+    places = _weights_of(emit, factors, k)
     rows = [emit.value(row, k) for row in factors.rows]
     for v, (panel, place) in enumerate(places):
         weight = emit.vector(panel, place)

@@ -64,7 +64,7 @@ class TileStage(NamedTuple):
 
     @property
     def columns(self) -> tuple[int, ...]:
-        """Of a block, for each product; one that has none counts as one sum."""
+        """Of a block, for each product; a stage that has none counts as one of one sum."""
         return tuple([product.sums * self.vectors for product in self.products]) or (self.vectors,)
 
     @property
@@ -159,8 +159,8 @@ def _rows_of_block(
 
 
 def _leaving_no_row_alone(emit: Emitter, row: Any, stop: Any, height: int) -> Any:
-    """Where tiles of this height end, so that it is not one row that is left, which would wait for each addition to
-    end: seven rows are four and three."""
+    """Where the rows for tiles of this height end, so that one row is never what is left: its few sums would wait for
+    each addition to end. Seven rows are four and three."""
     rows = emit.difference(stop, row)
     whole = emit.times(emit.quotient(rows, emit.whole(height)), height)
     alone = emit.equal(emit.difference(rows, whole), emit.whole(1))
