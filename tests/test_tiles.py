@@ -102,6 +102,20 @@ def cut(target: Target, columns: int, rows: int) -> list[int]:
     return taken
 
 
+def test_functions_alike_but_for_some_numbers_are_one() -> None:
+    """Each call hands over its own, in the order in which they were asked for."""
+    functions = Functions(np.dtype(np.float32), AVX2)
+    emit = Emitter(functions)
+    for factor, term in ((3, 5), (7, 3)):
+
+        def body(inner: Any, arguments: list[Any], factor: int = factor, term: int = term) -> None:
+            inner.prefetch(inner.sum(inner.times(arguments[0], inner.varying(factor)), inner.varying(term)))
+
+        emit.function("tile", [WHOLE], body)("a")
+    assert emit.lines == [f"    tile_0(a, INT64_C({factor}), INT64_C({term}));" for factor, term in ((3, 5), (7, 3))]
+    assert functions.text().count("tile_0(int64_t a0, int64_t n1, int64_t n3)") == 1
+
+
 def test_heights_that_are_left_out() -> None:
     """Those of more than sixteen sums, where there is one of just so many."""
     assert [AVX512.left_out(vectors) for vectors in range(1, 9)] == [0, 0, 0, 6, 0, 0, 0, 3]

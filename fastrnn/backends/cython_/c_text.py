@@ -1,6 +1,7 @@
 """C text for `tiled.emitter`: each value a constant of its own, in the words of ``fastrnn_ext/vector.h``.
 
-Functions with the same text are written once: cells share many of their stages.
+Functions with the same text are written once: cells share many of their stages. Where these differ in but a few whole
+numbers, such as how many gates there are, these are parameters (`Emitter.varying`).
 """
 
 from __future__ import annotations
@@ -25,16 +26,18 @@ class Functions:
         self.dtype, self.target = dtype, target
         self._names: dict[str, str] = {}  # a function's parameters and body -> its name
 
-    def define(self, name: str, kinds: Sequence[str], body: Body) -> str:
-        """Write a function, never inlined, and return its name, which begins with ``name``."""
+    def define(self, name: str, kinds: Sequence[str], body: Body) -> tuple[str, list[str]]:
+        """Write a function, never inlined; returns its name, which begins with ``name``, and what it is called with
+        after the arguments of these kinds."""
         emit = Emitter(self)
         arguments = [f"a{index}" for index in range(len(kinds))]
         body(emit, list(arguments))
-        parameters = ", ".join(f"{KINDS[kind]} {name}" for kind, name in zip(kinds, arguments, strict=True))
-        text = "\n".join([f"({parameters})", "{", *emit.lines, "}"])
+        declared = [f"{KINDS[kind]} {name}" for kind, name in zip(kinds, arguments, strict=True)]
+        declared += [f"{KINDS[WHOLE]} {name}" for name in emit.varied]
+        text = "\n".join([f"({', '.join(declared)})", "{", *emit.lines, "}"])
         if text not in self._names:
             self._names[text] = f"{name}_{len(self._names)}"
-        return self._names[text]
+        return self._names[text], list(emit.varied.values())
 
     def text(self) -> str:
         """All of them."""
@@ -48,6 +51,7 @@ class Emitter(emitter.Emitter):
         super().__init__(functions.dtype, functions.target)
         self.functions = functions
         self.lines: list[str] = []
+        self.varied: dict[str, str] = {}  # parameters of the function besides those asked for -> what it gets for them
         self._count, self._depth = 0, 1
 
     def _line(self, text: str) -> None:
@@ -71,6 +75,11 @@ class Emitter(emitter.Emitter):
 
     def whole(self, value: int) -> str:
         return f"INT64_C({value})"
+
+    def varying(self, value: int) -> str:
+        name = self._name("n")
+        self.varied[name] = self.whole(value)
+        return name
 
     def flag(self, value: bool) -> str:
         return str(int(value))
@@ -136,8 +145,8 @@ class Emitter(emitter.Emitter):
         following[:] = [*values, index]
 
     def function(self, name: str, kinds: Sequence[str], body: Body) -> Callable[..., None]:
-        found = self.functions.define(name, kinds, body)
-        return lambda *arguments: self._line(f"{found}({', '.join(arguments)});")
+        found, varied = self.functions.define(name, kinds, body)
+        return lambda *arguments: self._line(f"{found}({', '.join([*arguments, *varied])});")
 
     def meet(self, frame: Any) -> None:
         self._line(f"meet({frame});")

@@ -95,9 +95,9 @@ def kernels(unit: Unit) -> str:
     rows = []
     for cell in shipped():
         made = Program(plan(cell), dtype, target)
-        stages = [functions.define("stages", [WHOLE] * 3, partial(_stages, made, kind)) for kind in range(KINDS)]
+        stages = [functions.define("stages", [WHOLE] * 3, partial(_stages, made, kind))[0] for kind in range(KINDS)]
         rows.append(f"    {{{json.dumps(cell.text)}, {{{', '.join(stages)}}}}}, /* {cell.name} */")
-    outer_name = functions.define("outer", OPERAND_KINDS, _outer)
+    outer_name, _ = functions.define("outer", OPERAND_KINDS, _outer)
     numbers = f"{dtype.itemsize}, {target.vector_bytes}, {target.registers}, {int(target.fma)}"
     return "\n".join(
         [

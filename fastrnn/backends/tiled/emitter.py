@@ -35,6 +35,10 @@ class Emitter(ABC):
     def whole(self, value: int) -> Any:
         """A constant."""
 
+    def varying(self, value: int) -> Any:
+        """The same, of a number in which functions that are alike but for it may be made one, to be called with it."""
+        return self.whole(value)
+
     @abstractmethod
     def flag(self, value: bool) -> Any:
         """A constant."""

@@ -260,12 +260,15 @@ def _accumulate(
     depth = views[0].field(product.depth)
     columns = product.sums * stage.vectors
     width = emit.target.panel(columns)
-    count = max(product.several, 1)
     line = emit.lanes * emit.size
-    size = emit.times(depth, count * product.sums * stage.pitch * line)
-    weights = emit.sum(views[0].field(product.weights), emit.times(block, size))
+    whole = emit.varying if product.several else emit.whole  # of most cells only these numbers differ going back
+    count = whole(max(product.several, 1))
+    field = emit.read_whole(emit.sum(views[0].frame, whole(8 * product.weights)))
+    length = emit.times(depth, count)
+    size = emit.times(length, product.sums * stage.pitch * line)
+    weights = emit.sum(field, emit.times(block, size))
     blocks = [emit.sum(weights, emit.times(size, s)) for s in range(len(units) // stage.vectors)]
-    panels = [emit.sum(at, emit.times(depth, count * column * line)) for at in blocks for column in part[::width]]
+    panels = [emit.sum(at, emit.times(length, column * line)) for at in blocks for column in part[::width]]
     start = _start(emit, stage, product, part, views, units)
     bases = [view.base(product.rows) for view in views]
     if not product.several:
@@ -273,9 +276,10 @@ def _accumulate(
         add_up(emit, Factors(rows, weights_at, width), depth, totals, start)
         return
     totals.put(start)
-    with totals.loop(emit.whole(0), emit.choose(with_products, emit.whole(count), emit.whole(0)), 1) as segment:
-        field = emit.sum(views[0].frame, emit.times(emit.sum(segment, emit.whole(product.segments)), 8))
-        rows = [emit.values(emit.sum(base, emit.read_whole(field))) for base in bases]
+    offsets = emit.sum(views[0].frame, whole(8 * product.segments))
+    with totals.loop(emit.whole(0), emit.choose(with_products, count, emit.whole(0)), 1) as segment:
+        offset = emit.read_whole(emit.sum(offsets, emit.times(segment, 8)))
+        rows = [emit.values(emit.sum(base, offset)) for base in bases]
         first = emit.times(emit.times(segment, depth), width)  # in vectors
         weights_at = [emit.vectors(panel, first) for panel in panels]
         add_up(emit, Factors(rows, weights_at, width), depth, totals)
