@@ -72,9 +72,9 @@ def test_the_same_gradients(backend: str, kind: str, dtype: str, lengths: list[i
 def test_cells_of_ones_own(backend: str, cell: Any) -> None:
     """Every operation, products of products, states that nothing reads."""
     options = {"proj_size": 3} if cell is odd_cells.projected_inside else {}
-    check_every(
-        make_layer(cell, 4, 9, backend=backend, bidirectional=True, **options), 5, [5, 2, 0, 4, 4, 5], (1, 2, 3)
-    )
+    # In float64, for which test_gradients has compiled these cells.
+    layer = make_layer(cell, 4, 9, backend=backend, dtype="float64", bidirectional=True, **options)
+    check_every(layer, 5, [5, 2, 0, 4, 4, 5], (1, 2, 3))
 
 
 @compiled

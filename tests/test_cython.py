@@ -78,8 +78,9 @@ def digests(backend: str, names: tuple[str, ...], **variables: str) -> list[str]
 @pytest.mark.parametrize("isa", cython_._sets())
 def test_each_instruction_set(isa: str) -> None:
     """The width of vectors does not matter, only whether there is a fused multiply-add."""
+    limited = isa in NUMBA_CPU and isa != cython_._sets()[0]  # Numba takes the best set without being told
     found = digests("cython", FEW, FASTRNN_ISA=isa)
-    assert found == digests("numba", FEW, **({"NUMBA_CPU_NAME": NUMBA_CPU[isa]} if isa in NUMBA_CPU else {}))
+    assert found == digests("numba", FEW, **({"NUMBA_CPU_NAME": NUMBA_CPU[isa]} if limited else {}))
 
 
 def test_fused_sets_agree() -> None:

@@ -169,7 +169,7 @@ def calls() -> dict[str, Callable[[fastrnn.Recurrent], Callable[[], Any]]]:
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("name", calls())
 def test_memory_stays_flat(backend: str, name: str, threads: int) -> None:
-    """Ten thousand calls, or a thousand slow ones: what they took at first is all that they take."""
+    """Ten thousand calls, or fewer slow ones: what they took at first is all that they take."""
     fastrnn.set_num_threads(threads)
     with share_everything():
         check_flat(backend, name, threads)
@@ -179,7 +179,7 @@ def check_flat(backend: str, name: str, threads: int) -> None:
     """The loop of the test above."""
     call = calls()[name](fastrnn.LSTM(5, 12, num_layers=2, backend=backend))
     slow = backend == "numpy" or "checkpoints" in name or (threads == 2 and name == "training")
-    count = 1_000 if slow else 10_000
+    count = 1_000 if slow else 10_000 if threads == 1 else 2_500  # threads in turns on busy processors take their time
     sizes = []
     for _ in range(6):
         for _ in range(count // 6):
@@ -189,4 +189,4 @@ def check_flat(backend: str, name: str, threads: int) -> None:
     grown = min(
         after - before for before, after in pairwise(sizes)
     )  # a leak grows each time, what is kept for reuse once
-    assert grown < 64 * 1024, f"{sizes} bytes after every {count // 6} calls"
+    assert grown < max(40 * count // 6, 16 * 1024), f"{sizes} bytes after every {count // 6} calls"
