@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 ALIGNMENT = 64  # bytes: a cache line, and the longest vector
 CHUNK_BYTES = 256 * 1024  # of projected input at once: about what stays in the second cache beside the weights
 CHUNK_ROWS = 48  # but at least so many rows, for the weights to be worth reading
-FAR_BYTES, FAR_ROWS = 8 << 20, 256  # so many rows for weights that a core's share of the caches may not hold
+# For weights of more bytes than a core's share of the caches may hold, so many rows, by vector registers: processors
+# with 16 have smaller second caches.
+FAR = {32: (8 << 20, 256), 16: (2 << 20, 512)}
+PIECE = 2e9  # multiply-adds between two checkpoints: some tens of milliseconds, so that Ctrl-C answers soon
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -80,14 +83,6 @@ def spaced(shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Array:
     room = aligned((*outer, pitch(padded(width, ALIGNMENT // size), size)), dtype)
     room.fill(0)
     return room[..., :width]
-
-
-def chunk_rows(weight_bytes: int, row_bytes: int) -> int:
-    """How many rows of time and batch to project at once, by weights of so many bytes to rows of so many."""
-    return max(FAR_ROWS if weight_bytes > FAR_BYTES else CHUNK_ROWS, CHUNK_BYTES // row_bytes)
-
-
-PIECE = 2e9  # multiply-adds between two checkpoints: some tens of milliseconds, so that Ctrl-C answers soon
 
 
 def pack_matrices(matrices: list[Array], vectors: int, target: Target, dtype: np.dtype[Any]) -> Array:
@@ -152,6 +147,12 @@ class TiledPack:
             offsets.append(offsets[-1] + self._pads[width])
         return offsets
 
+    def _chunk_rows(self, row_bytes: int) -> int:
+        """How many rows of time and batch to project at once, where each of them takes so many bytes."""
+        far_bytes, far_rows = FAR[self.program.target.registers]
+        far = self.weights["weight_ih"].nbytes > far_bytes
+        return max(far_rows if far else CHUNK_ROWS, CHUNK_BYTES // row_bytes)
+
     def _place(self, frame: Array, field: int, array: Array) -> None:
         self._held.append(array)
         frame[field] = address(array)
@@ -170,7 +171,7 @@ class TiledPack:
             frame[state_field(k, f.STATE_STRIDE)] = frame[state_field(k, f.ADJOINT_STRIDE)] = self.state_strides[k]
             frame[state_field(k, f.STATE_BYTES)] = sizes.width(width) * size
         self._pack_input(frame)
-        frame[f.CHUNK] = chunk_rows(self.weights["weight_ih"].nbytes, int(frame[f.PROJECTED_STRIDE]))
+        frame[f.CHUNK] = self._chunk_rows(int(frame[f.PROJECTED_STRIDE]))
         self._pack_stages(frame, self.plan.forward, self.program.forward)
         vectors = aligned((max(len(cell.vectors), 1), self._pads["H"]), self.dtype)
         vectors[...] = 0
@@ -284,7 +285,7 @@ class TiledPack:
         frame, layout, size = self._weights_frame.copy(), self.program.layout, self.dtype.itemsize
         frame[f.KERNEL], frame[f.PROGRAM] = self.native.backward(self.program)
         frame[f.RECORD] = 1
-        frame[f.CHUNK] = chunk_rows(self.weights["weight_ih"].nbytes, int(frame[f.GRADIENT_STRIDE]))
+        frame[f.CHUNK] = self._chunk_rows(int(frame[f.GRADIENT_STRIDE]))
         self._pack_stages(frame, self.plan.backward, self.program.backward)
         self._pack_stages(frame, self.plan.finish, self.program.finish)
         packed = self._packed([self.weights["weight_ih"].T], self.program.input_gradient)
