@@ -21,7 +21,7 @@ from sharing import share_everything
 import fastrnn
 import fastrnn.stack
 from fastrnn import reuse
-from fastrnn.backends.tiled import pack
+from fastrnn.backends.tiled import frame, pack
 
 MB = 1 << 20
 
@@ -106,6 +106,16 @@ def test_how_many_rows_are_projected_at_once_changes_nothing(name: str, monkeypa
     for values in found[1:]:
         for one, other in zip(values, found[0], strict=True):
             assert_same_bits(one, other)
+
+
+@pytest.mark.parametrize("name", COMPILED)
+def test_far_weights_are_read_for_more_rows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of more bytes than the limit, which 4 inputs of 36 gates just do not exceed."""
+    monkeypatch.setattr(pack, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(pack, "FAR", dict.fromkeys(pack.FAR, (4 * 36 * 4, 500)))
+    for inputs, rows in ((4, pack.CHUNK_ROWS), (5, 500)):
+        held = fastrnn.LSTM(inputs, 9, backend=name)._packs()[0]
+        assert held._weights_frame[frame.CHUNK] == held.training_frame[frame.CHUNK] == rows
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
