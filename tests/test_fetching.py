@@ -98,16 +98,16 @@ def scan_events(monkeypatch: pytest.MonkeyPatch, frame: Any, low: int, high: int
     events: list[tuple[str, int]] = []
     kinds = {INPUT_STAGE: "input", FORWARD_STEP: "step"}
 
-    def whole_numbers(at: int, count: int) -> Any:
-        return np.ctypeslib.as_array(ctypes.cast(int(at), ctypes.POINTER(ctypes.c_int64)), (int(count),))
+    def array_at(at: int, *sizes: int) -> Any:
+        return np.ctypeslib.as_array(ctypes.cast(int(at), ctypes.POINTER(ctypes.c_int64)), tuple(map(int, sizes)))
 
     for name in ("row_offsets", "chunk_end", "fetch_rows", "fetch_bytes", "clear_ended"):
         function = getattr(scan, name)
         monkeypatch.setattr(scan, name, getattr(function, "py_func", function))
     for name in ("load_states", "store_final", "point_states"):
         monkeypatch.setattr(scan, name, lambda *arguments: None)
-    monkeypatch.setattr(scan, "whole_numbers", whole_numbers)
-    monkeypatch.setattr(scan, "pointer", lambda at: ctypes.cast(int(at), ctypes.POINTER(ctypes.c_int64)))
+    monkeypatch.setattr(scan, "whole_numbers", array_at)
+    monkeypatch.setattr(scan, "whole_table", array_at)
     monkeypatch.setattr(scan, "clear_bytes", lambda at, count: events.append(("clear", int(at))))
     monkeypatch.setattr(intrinsics, "fetch_line", lambda at: events.append(("fetch", int(at))))
     monkeypatch.setattr(scan, "run_stages", lambda *given: events.append((kinds[given[1]], int(given[4]))))

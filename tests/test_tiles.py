@@ -20,7 +20,7 @@ from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.emitter import WHOLE
 from fastrnn.backends.tiled.program import FORWARD_STEP, INPUT_STAGE, Program
 from fastrnn.backends.tiled.target import Target
-from fastrnn.backends.tiled.tile import _rows_of_block
+from fastrnn.backends.tiled.tile import Blocks, Range, Rows, TileProduct, TileStage, _rows_of_block
 from fastrnn.equations import trace
 from fastrnn.plan import plan
 
@@ -78,16 +78,22 @@ def test_no_row_is_left_alone(rows: int) -> None:
 def test_the_tallest_come_first() -> None:
     assert cut(AVX2, 3, 7) == [4, 2, 1]
     assert cut(AVX512, 4, 19) == [6, 6, 6, 1]
+    assert cut(AVX512, 4, 19, halves=1) == [4, 4, 4, 4, 2, 1]
 
 
-def cut(target: Target, columns: int, rows: int) -> list[int]:
-    """How many of a block's rows are taken at once: what is emitted, as Python."""
+def cut(target: Target, columns: int, rows: int, halves: int = 0) -> list[int]:
+    """How many of a block's rows are taken at once: what is emitted, as Python.
+
+    ``halves`` says whether the processor takes vectors in two halves.
+    """
     emit, taken = Emitter(Functions(np.dtype(np.float32), target)), []
     tiles = {
-        height: lambda *_, height=height: emit._line(f"taken.append({height})")
+        (height, 1): lambda *_, height=height: emit._line(f"taken.append({height})")
         for height in target.tile_heights((columns,))
     }
-    _rows_of_block(emit, tiles, 0, "0", "0", str(rows), "0", "1")
+    product = TileProduct(Rows(f.X), f.INPUT, columns, f.INPUT_WEIGHTS, (None,) * columns)
+    stage = TileStage((product,), 1, f.HIDDEN_SIZE, lambda *_: None)
+    _rows_of_block(emit, Blocks(stage, tiles, "0", "1"), "0", Range("0", str(rows), "1"), "0")
     text = "\n".join(emit.lines)
     for pattern, python in [
         (r"INT64_C\((\d+)\)", r"\1"),
@@ -98,7 +104,7 @@ def cut(target: Target, columns: int, rows: int) -> list[int]:
         (";\n", "\n"),
     ]:
         text = re.sub(pattern, python, text)
-    exec(textwrap.dedent(text), {"taken": taken})
+    exec(textwrap.dedent(text), {"taken": taken, "read_whole": lambda _: halves})
     return taken
 
 

@@ -15,7 +15,7 @@ def inner(function: Callable[..., Any]) -> Any:
 
     It has no cache of its own: Numba would find it there by its own file alone, stale after a change of another file.
     """
-    return njit(nogil=True, error_model="numpy")(function)
+    return njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
 
 
 def inlined(function: Callable[..., Any]) -> Any:

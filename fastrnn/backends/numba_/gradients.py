@@ -5,13 +5,21 @@ What `tiled.backward` and `tiled.sums` do in Python for scans in pieces: see `ti
 
 from __future__ import annotations
 
-from numba import carray
-
 from fastrnn.backends.numba_.bound import get_lock_back, give_up_lock, number_to_object, object_to_number
 from fastrnn.backends.numba_.compile import compiled, inner
-from fastrnn.backends.numba_.host import argument, as_list, as_team, cut_rows, point_at, point_at_part, point_at_rows
-from fastrnn.backends.numba_.intrinsics import copy_bytes, pointer, whole_numbers
-from fastrnn.backends.numba_.objects import DATA, STRIDES, data, item, numbers_of, object_at, sizes, words, words_in
+from fastrnn.backends.numba_.host import as_list, as_team, cut_rows, point_at, point_at_part, point_at_rows
+from fastrnn.backends.numba_.intrinsics import copy_bytes, whole_numbers, whole_table
+from fastrnn.backends.numba_.objects import (
+    DATA,
+    STRIDES,
+    argument,
+    item,
+    numbers_of,
+    object_at,
+    table_in,
+    words,
+    words_in,
+)
 from fastrnn.backends.numba_.rows import fill_history_offsets, fill_step_offsets, tables_at
 from fastrnn.backends.numba_.scan import state_fields
 from fastrnn.backends.tiled import frame as f
@@ -90,24 +98,11 @@ def hand_out(parts, sums, into):  # type: ignore[no-untyped-def]
 
 
 @inner
-def table_at(at, rows, width):  # type: ignore[no-untyped-def]
-    """The int64 array of two axes at an address."""
-    return carray(pointer(at), (rows, width))
-
-
-@inner
-def table_in(things, index):  # type: ignore[no-untyped-def]
-    """A contiguous one that a tuple holds."""
-    thing = item(things, index)
-    return table_at(data(thing), sizes(thing)[0], sizes(thing)[1])
-
-
-@inner
 def run_scan(boxes, frames, ranges, members, apart):  # type: ignore[no-untyped-def]
     """Run the scan, as `host.team_on` does, with a frame for each member, of which the first one is ready."""
     fields, size = frames[0], frames.shape[1]
     for i in range(1, members):
-        frames[i] = fields
+        copy_bytes(frames.ctypes.data + 8 * size * i, frames.ctypes.data, 8 * size)
     longest = fields[f.LONGEST]
     if not apart:
         return as_team(boxes, frames.ctypes.data, size, members, 0, fields[f.BATCH], longest, 0)
@@ -127,12 +122,12 @@ def back_on(bound_to, given, count):  # type: ignore[no-untyped-def]
         operands, products, parts = table_in(to, 2), table_in(to, 3), table_in(to, 4)
         room = numbers_of(places)
         counters = (room[0] + f.COUNTER_BYTES - 1) // f.COUNTER_BYTES * f.COUNTER_BYTES
-        frames = table_at(counters + f.COUNTER_BYTES * members, members, len(frame))
-        own_calls = table_at(frames.ctypes.data + 8 * frames.size, len(calls), calls.shape[1])
-        ranges = table_at(own_calls.ctypes.data + 8 * own_calls.size, max(len(calls), members), 4)
-        own_calls[:] = calls
+        frames = whole_table(counters + f.COUNTER_BYTES * members, members, len(frame))
+        own_calls = whole_table(frames.ctypes.data + 8 * frames.size, len(calls), calls.shape[1])
+        ranges = whole_table(own_calls.ctypes.data + 8 * own_calls.size, max(len(calls), members), 4)
+        copy_bytes(own_calls.ctypes.data, calls.ctypes.data, 8 * calls.size)
+        copy_bytes(frames.ctypes.data, frame.ctypes.data, 8 * len(frame))
         fields = frames[0]
-        fields[:] = frame
         fields[f.COUNTERS] = counters
         point_at_rows(fields, argument(given, 0), object_to_number(argument(given, 7)), argument(given, 4))
         point_backward(fields, argument(given, 2), argument(given, 3), argument(given, 5), at)

@@ -24,12 +24,13 @@ from fastrnn.backends.numba_.atomics import (
 )
 from fastrnn.backends.numba_.bound import get_lock_back, give_up_lock, number_to_object, object_to_number
 from fastrnn.backends.numba_.compile import compiled, inner
-from fastrnn.backends.numba_.intrinsics import keep, whole_numbers, words_on_stack
+from fastrnn.backends.numba_.intrinsics import copy_bytes, keep, whole_numbers, words_on_stack
 from fastrnn.backends.numba_.objects import (
     AXES,
     DATA,
     HALF,
     STRIDES,
+    argument,
     count_of,
     data,
     item,
@@ -277,12 +278,6 @@ def point_forward(fields, table, x, y, state, final, at, reverse, kept):  # type
         point_at_part(fields, place + f.STATE_FINAL, words_in(final, k), at)
 
 
-@inner
-def argument(given, index):  # type: ignore[no-untyped-def]
-    """One of the arguments at an address."""
-    return object_at(whole_numbers(given, index + 1)[index])
-
-
 @compiled
 def run_on(bound_to, given, count):  # type: ignore[no-untyped-def]
     """Point a copy of the frame that this is bound to at rows and arrays, and run it: see `Native.bound_run`."""
@@ -335,7 +330,7 @@ def team_on(boxes, members, apart, frame, table, x, y, state, final, at, reverse
     fields[f.COUNTERS] = (counters.ctypes.data + f.COUNTER_BYTES - 1) // f.COUNTER_BYTES * f.COUNTER_BYTES
     frames = np.empty((members, size), np.int64)
     for i in range(members):
-        frames[i] = fields
+        copy_bytes(frames.ctypes.data + 8 * size * i, fields.ctypes.data, 8 * size)
         frames[i, f.SCRATCH] = (scratch.ctypes.data + 63) // 64 * 64 + (i * room if apart else 0)
     if apart:
         found = as_list(numbers_of(boxes), frames.ctypes.data, size, ranges.ctypes.data, count, members)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import carray
 from numba.core import cgutils, types
 from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 
 from fastrnn.backends.numba_.atomics import I64
 from fastrnn.backends.numba_.compile import inner
@@ -15,6 +15,9 @@ from fastrnn.backends.numba_.vector import Emitter
 from fastrnn.backends.tiled.frame import MOST_MEMBERS
 from fastrnn.backends.tiled.outer import CACHE_LINE, Operands, emit_outer
 from fastrnn.backends.tiled.program import Program
+
+NUMBERS = types.Array(types.int64, 1, "C")
+TABLE = types.Array(types.int64, 2, "C")
 
 
 @intrinsic(prefer_literal=True)
@@ -52,20 +55,39 @@ def item_bytes(_context: Any, program: Any) -> Any:
     return types.int64(program), codegen
 
 
+def array_at(target: Any, builder: Any, signature: Any, args: Any) -> Any:
+    """Code for a contiguous int64 array of an address and its sizes, one for each axis."""
+    address, *sizes = args
+    made = target.make_array(signature.return_type)(target, builder)
+    strides = [I64(8)]
+    for size in reversed(sizes[1:]):
+        strides.insert(0, builder.mul(strides[0], size))
+    values = builder.inttoptr(address, I64.as_pointer())
+    populate_array(made, data=values, shape=sizes, strides=strides, itemsize=I64(8), meminfo=None)
+    return made._getvalue()
+
+
 @intrinsic
-def pointer(_context: Any, address: Any) -> Any:
-    """An address as a pointer to int64, for `numba.carray`."""
-
-    def codegen(_target: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], I64.as_pointer())
-
-    return types.CPointer(types.int64)(types.int64), codegen  # type: ignore[attr-defined]
-
-
-@inner
-def whole_numbers(address, count):  # type: ignore[no-untyped-def]
+def whole_numbers(_context: Any, _address: Any, _count: Any) -> Any:
     """The int64 array of ``count`` values at an address."""
-    return carray(pointer(address), (count,))
+    return NUMBERS(types.int64, types.int64), array_at
+
+
+@intrinsic
+def whole_table(_context: Any, _address: Any, _rows: Any, _width: Any) -> Any:
+    """The int64 array of two axes at an address."""
+    return TABLE(types.int64, types.int64, types.int64), array_at
+
+
+@intrinsic
+def no_bytes(_context: Any) -> Any:
+    """An array of bytes that holds none, and for which nothing is allocated."""
+    kind = types.Array(types.uint8, 1, "C")
+
+    def codegen(target: Any, builder: Any, _signature: Any, _args: Any) -> Any:
+        return cgutils.get_null_value(target.get_value_type(kind))
+
+    return kind(), codegen
 
 
 @intrinsic

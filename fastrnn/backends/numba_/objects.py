@@ -15,8 +15,9 @@ from numba.core import types
 from numba.core.pythonapi import NativeValue
 from numba.extending import intrinsic, models, register_model, unbox
 
+from fastrnn.backends.numba_.atomics import I64
 from fastrnn.backends.numba_.compile import inner
-from fastrnn.backends.numba_.intrinsics import whole_numbers
+from fastrnn.backends.numba_.intrinsics import NUMBERS, TABLE, array_at, whole_numbers
 from fastrnn.backends.tiled import frame as f
 
 # In words of 8 bytes, after what every object begins with (and the last word of which is its type).
@@ -49,14 +50,6 @@ def _unbox(_kind: Any, value: Any, context: Any) -> NativeValue:
 
 
 @intrinsic
-def _address(_context: Any, thing: Any) -> Any:
-    def codegen(_target: Any, _builder: Any, _signature: Any, args: Any) -> Any:
-        return args[0]
-
-    return types.int64(thing), codegen
-
-
-@intrinsic
 def object_at(_context: Any, _at: Any) -> Any:
     """The object at an address."""
 
@@ -82,43 +75,105 @@ def plain_axes(thing, table, width, flags):  # type: ignore[no-untyped-def]
     return 1 if axes == 1 and table[f.STEP_ROWS] == 1 and sizes[0] == width else 0
 
 
-@inner
-def words(thing):  # type: ignore[no-untyped-def]
-    """The words of an array."""
-    return whole_numbers(_address(thing), WORDS)
+def _word(builder: Any, at: Any, word: int = 0) -> Any:
+    return builder.load(builder.inttoptr(builder.add(at, I64(8 * word)), I64.as_pointer()))
 
 
-@inner
-def words_in(things, index):  # type: ignore[no-untyped-def]
-    """The words of an array that a tuple holds."""
-    return words(item(things, index))
+def _held(builder: Any, things: Any, index: Any) -> Any:
+    return _word(builder, builder.add(things, builder.mul(index, I64(8))), ITEMS // 8)
 
 
-@inner
-def count_of(things):  # type: ignore[no-untyped-def]
-    """How many things a tuple holds."""
-    return whole_numbers(_address(things), HEAD + 1)[HEAD]
-
-
-@inner
-def item(things, index):  # type: ignore[no-untyped-def]
+@intrinsic
+def item(_context: Any, things: Any, _index: Any) -> Any:
     """What a tuple holds."""
-    return object_at(whole_numbers(_address(things) + ITEMS, index + 1)[index])
+
+    def codegen(_target: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return _held(builder, *args)
+
+    return ObjectType()(things, types.int64), codegen
 
 
-@inner
-def data(thing):  # type: ignore[no-untyped-def]
+@intrinsic
+def argument(_context: Any, _given: Any, _index: Any) -> Any:
+    """One of the arguments at an address."""
+
+    def codegen(_target: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        given, index = args
+        return _word(builder, builder.add(given, builder.mul(index, I64(8))))
+
+    return ObjectType()(types.int64, types.int64), codegen
+
+
+@intrinsic
+def count_of(_context: Any, things: Any) -> Any:
+    """How many things a tuple holds."""
+
+    def codegen(_target: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return _word(builder, args[0], HEAD)
+
+    return types.int64(things), codegen
+
+
+@intrinsic
+def data(_context: Any, thing: Any) -> Any:
     """Where an array's values begin."""
-    return words(thing)[DATA]
+
+    def codegen(_target: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return _word(builder, args[0], DATA)
+
+    return types.int64(thing), codegen
 
 
-@inner
-def sizes(thing):  # type: ignore[no-untyped-def]
+@intrinsic
+def words(_context: Any, thing: Any) -> Any:
+    """The words of an array."""
+
+    def codegen(target: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return array_at(target, builder, signature, [args[0], I64(WORDS)])
+
+    return NUMBERS(thing), codegen
+
+
+@intrinsic
+def words_in(_context: Any, things: Any, _index: Any) -> Any:
+    """The words of an array that a tuple holds."""
+
+    def codegen(target: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return array_at(target, builder, signature, [_held(builder, *args), I64(WORDS)])
+
+    return NUMBERS(things, types.int64), codegen
+
+
+@intrinsic
+def sizes(_context: Any, thing: Any) -> Any:
     """The sizes of an array's first two axes; of one axis only the first is to be used."""
-    return whole_numbers(words(thing)[SIZES], 2)
+
+    def codegen(target: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return array_at(target, builder, signature, [_word(builder, args[0], SIZES), I64(2)])
+
+    return NUMBERS(thing), codegen
 
 
-@inner
-def numbers_of(thing):  # type: ignore[no-untyped-def]
+@intrinsic
+def numbers_of(_context: Any, thing: Any) -> Any:
     """A contiguous int64 array of one axis."""
-    return whole_numbers(data(thing), sizes(thing)[0])
+
+    def codegen(target: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return array_at(target, builder, signature, _at_and_sizes(builder, args[0], 1))
+
+    return NUMBERS(thing), codegen
+
+
+@intrinsic
+def table_in(_context: Any, things: Any, _index: Any) -> Any:
+    """A contiguous int64 array of two axes that a tuple holds."""
+
+    def codegen(target: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return array_at(target, builder, signature, _at_and_sizes(builder, _held(builder, *args), 2))
+
+    return TABLE(things, types.int64), codegen
+
+
+def _at_and_sizes(builder: Any, thing: Any, axes: int) -> list[Any]:
+    found = _word(builder, thing, SIZES)
+    return [_word(builder, thing, DATA)] + [_word(builder, found, axis) for axis in range(axes)]

@@ -9,7 +9,6 @@ stage: then each runs the same loops on a frame of its own, and they wait for on
 from __future__ import annotations
 
 import numpy as np
-from numba import carray
 
 from fastrnn.backends.numba_.atomics import meet
 from fastrnn.backends.numba_.compile import compiled, inlined, inner
@@ -20,12 +19,13 @@ from fastrnn.backends.numba_.intrinsics import (
     flush_denormals,
     item_bytes,
     keep,
+    no_bytes,
     one_by_one,
     outer_product,
-    pointer,
     restore_mode,
     run_stages,
     whole_numbers,
+    whole_table,
 )
 from fastrnn.backends.numba_.target import target
 from fastrnn.backends.tiled import frame as f
@@ -188,7 +188,7 @@ def point_states(frame, base, step, low):  # type: ignore[no-untyped-def]
             frame[fields + f.STATE_OUT] = frame[fields + f.STATE_BASE] + after * stride
 
 
-@inner
+@inlined
 def forward_steps(program, here, low, high, start, stop, room, first):  # type: ignore[no-untyped-def]
     """`forward`, once states have their places; ``room`` rows of projected inputs go to ``first`` on, tables after."""
     frame = whole_numbers(here, FRAME)
@@ -204,7 +204,7 @@ def forward_steps(program, here, low, high, start, stop, room, first):  # type: 
     if start == 0 and copies:
         load_states(frame, order, low, high, f.STATE_INITIAL, f.STATE_BASE, f.STATE_STRIDE)
     tables = first + room * (frame[f.PROJECTED_STRIDE] + 16 * frame[f.MEMBER])
-    offsets = carray(pointer(tables), (2, room))
+    offsets = whole_table(tables, 2, room)
     frame[f.X_OFFSETS] = tables
     y_table = tables + 8 * room
     step = start
@@ -239,29 +239,22 @@ def forward_steps(program, here, low, high, start, stop, room, first):  # type: 
         store_final(frame, order, lengths, base, low, high)
 
 
-@inner
-def forward_within(program, here, low, high, start, stop, room, scratch):  # type: ignore[no-untyped-def]
-    """`forward`, with room for what it needs besides from ``scratch`` on."""
-    frame = whole_numbers(here, FRAME)
-    if frame[f.RECORD] == 0:
-        carve(frame, low, high, scratch)
-        scratch += (high - low) * frame[f.SCRATCH_BYTES]
-    forward_steps(program, here, low, high, start, stop, room, scratch)
-
-
 @compiled
 def forward(program, here, low, high, start, stop):  # type: ignore[no-untyped-def]
     """The steps start .. stop - 1 of sorted rows low .. high - 1, with the frame at the address ``here``."""
     mode = flush_denormals()
     frame = whole_numbers(here, FRAME)
     room = min(max(frame[f.CHUNK], high - low), (stop - start) * (high - low))
-    if frame[f.SCRATCH] != 0:
-        forward_within(program, here, low, high, start, stop, room, frame[f.SCRATCH])
-    else:
+    scratch, own = frame[f.SCRATCH], no_bytes()
+    if scratch == 0:
         own = np.empty(scratch_bytes(frame, high - low, room, 1), np.uint8)
-        forward_within(program, here, low, high, start, stop, room, (own.ctypes.data + 63) // 64 * 64)
-        keep(own)
+        scratch = (own.ctypes.data + 63) // 64 * 64
+    if frame[f.RECORD] == 0:
+        carve(frame, low, high, scratch)
+        scratch += (high - low) * frame[f.SCRATCH_BYTES]
+    forward_steps(program, here, low, high, start, stop, room, scratch)
     restore_mode(mode)
+    keep(own)
 
 
 @compiled

@@ -5,9 +5,9 @@ from __future__ import annotations
 from fastrnn.backends.contract import HELD, TURN, TURN_FIELDS
 from fastrnn.backends.numba_.bound import get_lock_back, give_up_lock, number_to_object, signals_raise
 from fastrnn.backends.numba_.compile import compiled, inner
-from fastrnn.backends.numba_.host import argument, as_team, call
+from fastrnn.backends.numba_.host import as_team, call
 from fastrnn.backends.numba_.intrinsics import whole_numbers
-from fastrnn.backends.numba_.objects import ALIGNED, CONTIGUOUS, WRITEABLE, data, item, object_at, plain_axes
+from fastrnn.backends.numba_.objects import ALIGNED, CONTIGUOUS, WRITEABLE, argument, data, item, object_at, plain_axes
 from fastrnn.backends.numba_.scan import FRAME
 from fastrnn.backends.tiled import frame as f
 

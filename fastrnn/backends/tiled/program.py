@@ -10,7 +10,7 @@ from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.emitter import Emitter
 from fastrnn.backends.tiled.frame import Layout, state_field
 from fastrnn.backends.tiled.target import Target
-from fastrnn.backends.tiled.tile import Rows, TileProduct, TileStage, View, emit_stage
+from fastrnn.backends.tiled.tile import Range, Rows, TileProduct, TileStage, View, emit_stage
 from fastrnn.plan import Place, Plan, Product, Stage
 
 WIDTHS = {"H": f.HIDDEN_SIZE, "P": f.PROJ_SIZE}
@@ -52,13 +52,12 @@ class Program:
 
         Going backward, the first ``linked`` of them have a step after this one, whose products reach this step.
         """
-        zero = emit.whole(0)
+        zero, with_products = emit.whole(0), emit.flag(True)
         for stage in self.stages(kind):
+            ranges = [Range(zero, rows, with_products)]
             if kind == BACKWARD_STEP and self.links(stage):
-                emit_stage(emit, stage, frame, zero, linked, emit.flag(True))
-                emit_stage(emit, stage, frame, linked, rows, emit.flag(False))
-            else:
-                emit_stage(emit, stage, frame, zero, rows, emit.flag(True))
+                ranges = [Range(zero, linked, with_products), Range(linked, rows, emit.flag(False))]
+            emit_stage(emit, stage, frame, ranges)
             emit.meet(frame)
 
     def _rows(self, place: Place) -> Rows:

@@ -11,7 +11,7 @@ than that.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from fastrnn.backends.tiled import frame as f
@@ -77,6 +77,23 @@ class TileStage(NamedTuple):
         return self._replace(vectors=1, before=self.vectors)
 
 
+class Range(NamedTuple):
+    """Rows ``start .. stop - 1``; ``with_products`` says whether products of segments reach them."""
+
+    start: Any
+    stop: Any
+    with_products: Any
+
+
+class Blocks(NamedTuple):
+    """Blocks ``begin .. end - 1`` of a stage, and its tiles by the number of rows and of blocks."""
+
+    stage: TileStage
+    tiles: dict[tuple[int, int], Callable[..., None]]
+    begin: Any
+    end: Any
+
+
 Held = tuple[TileProduct, range, Sums]  # some columns of a product, and their sums
 
 
@@ -116,45 +133,52 @@ class View:
         return self.emit.difference(self.field(width), self.unit)
 
 
-def emit_stage(emit: Emitter, stage: TileStage, frame: Any, start: Any, stop: Any, with_products: Any) -> None:
-    """The loops over a stage's blocks, those of the frame's member of a team, and rows ``start .. stop - 1``."""
+def emit_stage(emit: Emitter, stage: TileStage, frame: Any, ranges: Sequence[Range]) -> None:
+    """The loops over a stage's blocks, those of the frame's member of a team, and rows; tiles are made once for all."""
     first, narrow, last = _blocks_of_member(emit, stage, frame)
-    kinds = [(stage, first, narrow)]
+    kinds = [Blocks(stage, _tiles(emit, stage), first, narrow)]
     if stage.vectors == 2:  # wider blocks are those of all gates' inputs, which always come whole
-        kinds.append((stage.narrow(), narrow, last))
-    tiles = [{height: _tile_function(emit, kind, height, 1) for height in _heights(emit, kind)} for kind, _, _ in kinds]
-    single = emit.equal(emit.difference(stop, start), emit.whole(1))
-    with emit.either(single) as (one, many):
-        with one:  # a lone row: more blocks at once, so that enough sums are under way to hide the latency of each
-            for (kind, begin, end), heights in zip(kinds, tiles, strict=True):
-                for span in _spans(emit, kind):
-                    tile = heights[1] if span == 1 else _tile_function(emit, kind, 1, span)
-                    with emit.loop(begin, end, span, []) as (block, _, after):
-                        tile(frame, start, block, with_products)
-                    begin = after[-1]
-        with many:
-            for (kind, begin, end), heights in zip(kinds, tiles, strict=True):
-                with emit.loop(begin, end, 1, []) as (block, _, _after):
-                    left_out = emit.target.left_out(sum(kind.columns))
-                    _rows_of_block(emit, heights, left_out, frame, start, stop, block, with_products)
+        kinds.append(Blocks(stage.narrow(), _tiles(emit, stage.narrow()), narrow, last))
+    for rows in ranges:
+        single = emit.equal(emit.difference(rows.stop, rows.start), emit.whole(1))
+        with emit.either(single) as (one, many):
+            with one:
+                _lone_row(emit, kinds, frame, rows)
+            with many:
+                for blocks in kinds:
+                    with emit.loop(blocks.begin, blocks.end, 1, []) as (block, _, _after):
+                        _rows_of_block(emit, blocks, frame, rows, block)
 
 
-def _rows_of_block(
-    emit: Emitter, tiles: dict[int, Callable[..., None]], left_out: int, frame: Any, start: Any, stop: Any, block: Any,
-    with_products: Any,
-) -> None:  # fmt: skip
-    """Rows ``start .. stop - 1`` of a block, as many at once as there are tiles for; on some processors without those
-    of one height."""
-    row = start
-    for height, tile in tiles.items():
-        last = stop
+def _tiles(emit: Emitter, stage: TileStage) -> dict[tuple[int, int], Callable[..., None]]:
+    """A stage's tiles by the number of rows and of blocks."""
+    shapes = [(height, 1) for height in emit.target.tile_heights(stage.columns)]
+    shapes += [(1, span) for span in _spans(stage) if span > 1]
+    return {shape: _tile_function(emit, stage, *shape) for shape in shapes}
+
+
+def _lone_row(emit: Emitter, kinds: list[Blocks], frame: Any, rows: Range) -> None:
+    """Several blocks at once, so that enough sums are under way to hide the latency of each."""
+    for stage, tiles, begin, end in kinds:
+        for span in _spans(stage):
+            with emit.loop(begin, end, span, []) as (block, _, after):
+                tiles[1, span](frame, rows.start, block, rows.with_products)
+            begin = after[-1]
+
+
+def _rows_of_block(emit: Emitter, blocks: Blocks, frame: Any, rows: Range, block: Any) -> None:
+    """The rows of a block, as many at once as there are tiles for; on some processors without those of one height."""
+    heights = [height for height, span in blocks.tiles if span == 1]
+    row, left_out = rows.start, emit.target.left_out(sum(blocks.stage.columns))
+    for height in heights:
+        last = rows.stop
         if height == left_out:
             halves = emit.read_whole(emit.sum(frame, emit.whole(8 * f.HALVES)))
-            last = emit.choose(emit.differ(halves, emit.whole(0)), row, stop)
-        elif height > 3 and 3 in tiles:
-            last = _leaving_no_row_alone(emit, row, stop, height)
+            last = emit.choose(emit.differ(halves, emit.whole(0)), row, last)
+        elif height > 3 and 3 in heights:
+            last = _leaving_no_row_alone(emit, row, last, height)
         with emit.loop(row, last, height, []) as (first_row, _, end):
-            tile(frame, first_row, block, with_products)
+            blocks.tiles[height, 1](frame, first_row, block, rows.with_products)
         row = end[-1]
 
 
@@ -165,10 +189,6 @@ def _leaving_no_row_alone(emit: Emitter, row: Any, stop: Any, height: int) -> An
     whole = emit.times(emit.quotient(rows, emit.whole(height)), height)
     alone = emit.equal(emit.difference(rows, whole), emit.whole(1))
     return emit.choose(alone, emit.difference(stop, emit.whole(2)), stop)
-
-
-def _heights(emit: Emitter, stage: TileStage) -> tuple[int, ...]:
-    return emit.target.tile_heights(stage.columns)
 
 
 def _blocks_of_member(emit: Emitter, stage: TileStage, frame: Any) -> tuple[Any, Any, Any]:
@@ -191,7 +211,7 @@ def _blocks_of_member(emit: Emitter, stage: TileStage, frame: Any) -> tuple[Any,
     return first, emit.greater(first, emit.lesser(last, whole)), last
 
 
-def _spans(emit: Emitter, stage: TileStage) -> tuple[int, ...]:
+def _spans(stage: TileStage) -> tuple[int, ...]:
     """Blocks that a lone row takes at once, from the most down: eight sums are needed to hide the latency of each."""
     most = 1 if stage.before else 8 // sum(stage.columns)
     return tuple([span for span in (4, 2) if span <= most] + [1])
