@@ -340,6 +340,8 @@ cdef void forward_steps(
                 fetch_rows(frame, F_Y, frame[F_Y_BYTES], low, high, s + 1, stop, True)
                 clear_ended(frame, F_Y, frame[F_Y_BYTES], low, high, s, s + 1)
             cell.stages[F_FORWARD_STEP](here, 0, last - low)
+            if frame[F_IN_PLACE] == 0:  # else it is a lone step: whoever shares it waits for all to be through
+                meet(here)
             at += last - low
         step = end
     clear_ended(

@@ -81,12 +81,13 @@ cdef void post(
     store_release(here + 8 * B_JOB, box[B_JOB] + 1)
 
 
-cdef void dismiss(const int64_t *taken, int64_t count) noexcept nogil:
-    """Wait until the workers that were taken are done, and let them go."""
-    cdef int64_t i
+cdef int64_t dismiss(const int64_t *taken, int64_t count) noexcept nogil:
+    """Wait until the workers that were taken are done, and let them go; how often that took long."""
+    cdef int64_t i, waits = 0
     for i in range(count):
-        wait_for(taken[i] + 8 * B_DONE, words(taken[i])[B_JOB])
+        waits += wait_for(taken[i] + 8 * B_DONE, words(taken[i])[B_JOB])
         store_release(taken[i] + 8 * B_STATE, B_WAITING)
+    return waits
 
 
 cdef int64_t as_team(
@@ -100,7 +101,7 @@ cdef int64_t as_team(
     cdef int64_t taken[F_MOST_MEMBERS]
     cdef int64_t i, joined = take(boxes, count, taken, most - 1)
     cdef int64_t counters = words(frames)[F_COUNTERS]
-    cdef int64_t waits = 0
+    cdef int64_t waits
     cdef bint wrong = False
     for i in range(joined + 1):
         words(frames + 8 * size * i)[F_TEAM] = joined + 1
@@ -109,7 +110,7 @@ cdef int64_t as_team(
     for i in range(joined):
         post(taken[i], 0, frames + 8 * size * (i + 1), low, high, start, stop)
     call(frames, low, high, start, stop)
-    dismiss(taken, joined)
+    waits = dismiss(taken, joined)
     for i in range(joined + 1):
         wrong |= failed(words(frames + 8 * size * i))
         waits += words(counters + i * F_COUNTER_BYTES)[1]

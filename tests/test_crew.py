@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import subprocess
@@ -133,6 +134,27 @@ def test_boxes_that_are_not_waiting_are_left_alone(name: str) -> None:
         assert box[bx.STATE] == state
         np.testing.assert_array_equal(y, alone)
         del held
+
+
+@every_compiled
+def test_who_is_late_at_the_end_of_a_call_is_told_of(name: str) -> None:
+    """A lone step has no other place at which anybody waits."""
+    native, box = native_of(name), new_box()
+    run = native.run_as_team  # which Numba compiles here, and not while the worker waits
+
+    def late(_program: int, here: int, *_range: int) -> None:
+        if ctypes.c_int64.from_address(here + 8 * crews.f.MEMBER).value == 1:
+            time.sleep(0.05)
+
+    kernel = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 6)(late)
+    frames, counters = np.zeros((2, crews.f.FIRST_STATE), INT64), aligned((2, 16), INT64)
+    frames[:, crews.f.KERNEL] = ctypes.cast(kernel, ctypes.c_void_p).value
+    frames[:, crews.f.COUNTERS] = address(counters)
+    server = serving(native, box)
+    waits, members = divmod(run(np.array([address(box)]), frames, 0, 1, 0, 1), crews.f.WAITS)
+    assert members == 2
+    assert waits > 0
+    server.join(60)
 
 
 # --- a crew -----------------------------------------------------------------------------------------------------------

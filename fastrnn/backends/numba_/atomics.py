@@ -72,7 +72,7 @@ def _meeting(module: Any) -> Any:
     return function
 
 
-def emit_wait(builder: Any, is_done: Any, waits: Any = None) -> None:
+def emit_wait(builder: Any, is_done: Any, waits: Any) -> None:
     """Look until ``is_done()`` is true; count at ``waits`` how often that takes long."""
     looks = cgutils.alloca_once_value(builder, I64(0))
     look, again = builder.append_basic_block("look"), builder.append_basic_block("again")
@@ -86,8 +86,7 @@ def emit_wait(builder: Any, is_done: Any, waits: Any = None) -> None:
     builder.store(count, looks)
     builder.cbranch(builder.icmp_signed("==", builder.srem(count, I64(SPINS)), I64(0)), rest, look)
     builder.position_at_end(rest)
-    if waits is not None:
-        builder.store(builder.add(builder.load(waits), I64(1)), waits)
+    builder.store(builder.add(builder.load(waits), I64(1)), waits)
     emit_give_way(builder)
     builder.branch(look)
     builder.position_at_end(done)
@@ -174,14 +173,15 @@ def fetch_add(_context: Any, address: Any, value: Any) -> Any:
 
 @intrinsic
 def wait_for(_context: Any, address: Any, value: Any) -> Any:
-    """Look at an address until ``value`` is there."""
+    """Look at an address until ``value`` is there; how often that took long."""
 
-    def codegen(target: Any, builder: Any, _signature: Any, args: Any) -> Any:
+    def codegen(_target: Any, builder: Any, _signature: Any, args: Any) -> Any:
         word, value = _word(builder, args[0]), args[1]
-        emit_wait(builder, lambda: builder.icmp_signed("==", builder.load_atomic(word, "acquire", WORD), value))
-        return _nothing(target)
+        waits = cgutils.alloca_once_value(builder, I64(0))
+        emit_wait(builder, lambda: builder.icmp_signed("==", builder.load_atomic(word, "acquire", WORD), value), waits)
+        return builder.load(waits)
 
-    return types.none(types.int64, types.int64), codegen
+    return types.int64(types.int64, types.int64), codegen
 
 
 @intrinsic

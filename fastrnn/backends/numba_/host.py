@@ -191,11 +191,13 @@ def post(here, job, frame, low, high, start, stop):  # type: ignore[no-untyped-d
 
 @inner
 def dismiss(taken, count):  # type: ignore[no-untyped-def]
-    """Wait until the workers that were taken are done, and let them go."""
+    """Wait until the workers that were taken are done, and let them go; how often that took long."""
+    waits = 0
     for i in range(count):
         box = whole_numbers(taken[i], bx.WORDS)
-        wait_for(taken[i] + 8 * DONE, box[JOB])
+        waits += wait_for(taken[i] + 8 * DONE, box[JOB])
         store_release(taken[i] + 8 * STATE, WAITING)
+    return waits
 
 
 @inner
@@ -217,8 +219,7 @@ def as_team(boxes, frames, size, most, low, high, start, stop):  # type: ignore[
     for i in range(joined):
         post(taken[i], 0, frames + 8 * size * (i + 1), low, high, start, stop)
     call(frames, low, high, start, stop)
-    dismiss(taken, joined)
-    waits = 0
+    waits = dismiss(taken, joined)
     for i in range(joined + 1):
         waits += counters[i * f.COUNTER_BYTES // 8 + 1]
     return joined + 1 + f.WAITS * waits

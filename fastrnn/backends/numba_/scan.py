@@ -232,6 +232,8 @@ def forward_steps(program, here, low, high, start, stop, room, first):  # type: 
                 fetch_rows(frame, f.Y, frame[f.Y_BYTES], low, high, s + 1, stop, True)
                 clear_ended(frame, f.Y, frame[f.Y_BYTES], low, high, s, s + 1)
             run_stages(program, FORWARD_STEP, here, 0, count)
+            if frame[f.IN_PLACE] == 0:  # else it is a lone step: whoever shares it waits for all to be through
+                meet(here)
             at += count
         step = end
     clear_ended(frame, f.Y, frame[f.Y_BYTES], low, high, step, frame[f.STEPS] if stop == len(active) else stop)

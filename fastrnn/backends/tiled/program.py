@@ -50,7 +50,8 @@ class Program:
     def emit(self, emit: Emitter, kind: int, frame: Any, linked: Any, rows: Any) -> None:
         """The stages of one kind for the first ``rows`` rows.
 
-        Going backward, the first ``linked`` of them have a step after this one, whose products reach this step.
+        Going backward, the first ``linked`` of them have a step after this one, whose products reach this step. A team
+        meets after each stage; after a step forward the time loop sees to that, since a lone step needs no meeting.
         """
         zero, with_products = emit.whole(0), emit.flag(True)
         for stage in self.stages(kind):
@@ -58,7 +59,8 @@ class Program:
             if kind == BACKWARD_STEP and self.links(stage):
                 ranges = [Range(zero, linked, with_products), Range(linked, rows, emit.flag(False))]
             emit_stage(emit, stage, frame, ranges)
-            emit.meet(frame)
+            if kind != FORWARD_STEP or stage is not self.forward[-1]:
+                emit.meet(frame)
 
     def _rows(self, place: Place) -> Rows:
         kind, index = place
