@@ -121,12 +121,12 @@ ALONE, TOGETHER, APART = (1, False), (2, False), (2, True)
 
 @by_pace
 def test_a_step_is_worth_a_meeting(halves: bool, pace: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By how fast a processor is, and how far from the other one."""
+    """By how fast a processor is, how far from the other one, and how many rows these hand to each other."""
     crew = a_crew(monkeypatch, halves)
-    for batch in (1, 3):
+    for batch, meeting in ((1, crews.WORTH_MEETING), (2, 2 * crews.WORTH_MEETING), (3, crews.WORTH_MEETING_ROWS)):
         for far in (1.0, 3.0):
             crew.distance.factor = far
-            least = 2 * pace * crews.WORTH_MEETING * far
+            least = 2 * pace * meeting * far
             assert crew.split(2, Rows.of(1000, batch), 1_000_000, int(least) - 2) == ALONE
             assert crew.split(2, Rows.of(1000, batch), 1_000_000, int(least) + 2) == TOGETHER
 
