@@ -14,12 +14,14 @@ def inner(function: Callable[..., Any]) -> Any:
     """A part of kernels, which hold it in their own compiled code.
 
     It has no cache of its own: Numba would find it there by its own file alone, stale after a change of another file.
+    It is compiled by itself and again in whatever calls it, some 50 ms each time: what is tiny is an intrinsic instead.
     """
     return njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """As `inner`, but copied to where it is called: for what is called in every step and does little."""
+    """As `inner`, but copied to where it is called: for what is called in every step and does little, and for what runs
+    the stages, which take seconds to compile, so that they are compiled once."""
     return njit(nogil=True, error_model="numpy", inline="always")(function)
 
 
