@@ -82,7 +82,10 @@ cdef void post(
 
 
 cdef int64_t dismiss(const int64_t *taken, int64_t count) noexcept nogil:
-    """Wait until the workers that were taken are done, and let them go; how often that took long."""
+    """Wait until the workers that were taken are done, and let them go; how often that took long.
+
+    After a lone step nobody else waits for them.
+    """
     cdef int64_t i, waits = 0
     for i in range(count):
         waits += wait_for(taken[i] + 8 * B_DONE, words(taken[i])[B_JOB])

@@ -5,7 +5,8 @@ otherwise the sanitizers are not at work, and all that follows would pass for no
 
 Beside instruction sets it takes two other forms of the baseline: ``vectors``, in the compiler's own vector types, as on
 processors for which there are no intrinsics here, and ``loops``, for compilers without such types. All have to give the
-same bits. That is all that is asked of the loops, built without sanitizers and not optimised, which would take minutes.
+same bits. That is all that is asked of the loops, built without sanitizers and without optimising: a compiler takes
+minutes for either.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from cases import COMPILED, assert_same_bits
 from sharing import share_everything
 
 import fastrnn
+from fastrnn import cells
 from fastrnn.backends import load
 from fastrnn.backends.contract import Rows
 from fastrnn.backends.tiled import box as bx
@@ -138,7 +139,7 @@ def test_boxes_that_are_not_waiting_are_left_alone(name: str) -> None:
 
 @every_compiled
 def test_who_is_late_at_the_end_of_a_call_is_told_of(name: str) -> None:
-    """A lone step has no other place at which anybody waits."""
+    """After the last stage of a lone step nobody waits but the caller."""
     native, box = native_of(name), new_box()
     run = native.run_as_team  # which Numba compiles here, and not while the worker waits
 
@@ -155,6 +156,33 @@ def test_who_is_late_at_the_end_of_a_call_is_told_of(name: str) -> None:
     assert members == 2
     assert waits > 0
     server.join(60)
+
+
+@every_compiled
+@pytest.mark.parametrize(("cell", "stages"), [(cells.lstm, 1), (cells.lstm_projected, 2)])
+def test_how_often_a_team_meets(name: str, cell: Any, stages: int) -> None:
+    """After the input products and after each stage, but for the last one of a lone step."""
+    native, backend, steps, rows = native_of(name), load(name), 3, 2
+    projected = 8 if cell is cells.lstm_projected else 0
+    layer = fastrnn.Recurrent(cell, 8, 64, proj_size=projected, backend=name)
+    x, y = np.zeros((steps, rows, 8), np.float32), np.empty((steps, rows, projected or 64), np.float32)
+    stream = layer.stream(rows)
+    stream.step(x[0], out=y[0])
+    final = tuple(np.empty((rows, width), np.float32) for width in (projected or 64, 64))
+    scan = backend.forward(layer._packs()[0], Rows.of(steps, rows), x, y, None, final, False)  # type: ignore[attr-defined]
+    of_scan, held = scan.copies(2, rows, 2)
+    of_step = np.repeat(stream._steps._frames[0, 0], 2, 0)
+    of_step[:, crews.f.X], of_step[:, crews.f.Y] = address(x), address(y)
+    run = native.run_as_team  # compiled before a worker waits
+    for frames, count, expected in ((of_scan, steps, 1 + steps * stages), (of_step, 1, stages)):
+        box, counters = new_box(), aligned((2, crews.f.COUNTER_BYTES // 8), INT64)
+        frames[:, crews.f.COUNTERS] = address(counters)
+        server = serving(native, box)
+        found = run(np.array([address(box)]), frames, 0, rows, 0, count)
+        server.join(60)
+        assert found % crews.f.WAITS == 2
+        assert counters[:, 0].tolist() == [expected] * 2
+    del held
 
 
 # --- a crew -----------------------------------------------------------------------------------------------------------

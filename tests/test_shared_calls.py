@@ -132,6 +132,19 @@ def test_a_step_is_worth_a_meeting(halves: bool, pace: float, monkeypatch: pytes
 
 
 @by_pace
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_rows_that_end_soon_count_for_what_they_are(
+    halves: bool, pace: float, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but one have a step in a hundred: each of most steps has the work of one row."""
+    crew = a_crew(monkeypatch, halves)
+    rows = Rows.of(1000, batch, np.array([1000] + [10] * (batch - 1)))
+    least = 2 * pace * crews.WORTH_MEETING
+    assert crew.split(2, rows, 100_000, int(least * batch) - 2 * batch, bound=False) == ALONE
+    assert crew.split(2, rows, 100_000, int(least * batch) + 2 * batch, bound=False) == TOGETHER
+
+
+@by_pace
 @pytest.mark.parametrize("far", [1.0, 3.0])
 def test_rows_stay_together(halves: bool, pace: float, far: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """If they are few and a step is long, the longer the fewer; if most end soon; if it is too little to hand out."""

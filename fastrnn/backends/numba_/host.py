@@ -191,7 +191,10 @@ def post(here, job, frame, low, high, start, stop):  # type: ignore[no-untyped-d
 
 @inner
 def dismiss(taken, count):  # type: ignore[no-untyped-def]
-    """Wait until the workers that were taken are done, and let them go; how often that took long."""
+    """Wait until the workers that were taken are done, and let them go; how often that took long.
+
+    After a lone step nobody else waits for them.
+    """
     waits = 0
     for i in range(count):
         box = whole_numbers(taken[i], bx.WORDS)

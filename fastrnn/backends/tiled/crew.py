@@ -231,12 +231,12 @@ class Crew:
             self.distance.shared(self._workers[0].box, shared)
 
     def split(
-        self, threads: int, rows: Rows, row_work: int, step_work: int, directions: int = 1, bound: bool = True
+        self, threads: int, rows: Rows, row_work: int, step_work: float, directions: int = 1, bound: bool = True
     ) -> tuple[int, bool]:
         """How many threads scans are to have, and whether apart, each with rows or a direction of its own.
 
-        The work is in multiply-adds: of a row step, and of a step between two meetings. ``bound`` says that it is
-        Python that makes the scans ready.
+        The work is in multiply-adds: of a row step, and of a step of all rows between two meetings. ``bound`` says that
+        it is Python that makes the scans ready.
         """
         work = directions * rows.total * row_work
         meeting = WORTH_MEETING * self._pace
@@ -253,6 +253,7 @@ class Crew:
         together = WORTH_TOGETHER * (2 if active >= TILE_ROWS * members else 1)
         if several and enough and step_work < together * self._pace * members * far:
             return members, True
+        step_work *= active / rows.batch
         meeting = min(meeting * active, WORTH_MEETING_ROWS * self._pace)
         if step_work >= meeting * members * far:
             return members, False

@@ -38,7 +38,8 @@ X_BYTES, Y_BYTES = range(56, 58)
 LEAST_FETCHED = 256
 # Whether the processor takes vectors of 64 bytes in two halves: see `target.Target.left_out`.
 HALVES = 58
-# Whether the states before and after, of one time step, are the caller's own rows: then nothing is copied.
+# Whether the states before and after are the caller's own rows, in a call of one time step: then nothing is copied, and
+# a team does not meet after the last stage, since whoever called waits for all of it.
 IN_PLACE = 59
 FIRST_STATE = 60  # from here on, for each state, the caller's arrays with their rows' stride:
 STATE_BASE, STATE_STRIDE, STATE_IN, STATE_OUT, ADJOINT_BASE, ADJOINT_STRIDE, ADJOINT = range(7)

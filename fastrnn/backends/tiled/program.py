@@ -51,7 +51,7 @@ class Program:
         """The stages of one kind for the first ``rows`` rows.
 
         Going backward, the first ``linked`` of them have a step after this one, whose products reach this step. A team
-        meets after each stage; after a step forward the time loop sees to that, since a lone step needs no meeting.
+        meets after each stage; after the last one of a step forward the time loop sees to that: see `frame.IN_PLACE`.
         """
         zero, with_products = emit.whole(0), emit.flag(True)
         for stage in self.stages(kind):
