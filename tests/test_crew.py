@@ -36,6 +36,7 @@ from fastrnn.reuse import address
 every_compiled = pytest.mark.parametrize("name", COMPILED)
 INT64 = np.dtype(np.int64)
 WORTH = 100_000  # multiply-adds that are worth handing over
+PATIENT = 5_000_000  # looks, hundreds of milliseconds, of a worker that must not sleep before its job comes
 
 
 def native_of(name: str) -> Any:
@@ -50,9 +51,9 @@ def new_box() -> np.ndarray:
     return box
 
 
-def serving(native: Any, box: np.ndarray) -> threading.Thread:
+def serving(native: Any, box: np.ndarray, looks: int = 1_000_000) -> threading.Thread:
     """A worker that waits for a job in a box, for a while."""
-    server = threading.Thread(target=native.serve, args=(box, 1_000_000))
+    server = threading.Thread(target=native.serve, args=(box, looks))
     server.start()
     while box[bx.STATE] != bx.WAITING:
         time.sleep(0)
@@ -151,7 +152,7 @@ def test_who_is_late_at_the_end_of_a_call_is_told_of(name: str) -> None:
     frames, counters = np.zeros((2, crews.f.FIRST_STATE), INT64), aligned((2, 16), INT64)
     frames[:, crews.f.KERNEL] = ctypes.cast(kernel, ctypes.c_void_p).value
     frames[:, crews.f.COUNTERS] = address(counters)
-    server = serving(native, box)
+    server = serving(native, box, PATIENT)
     waits, members = divmod(run(np.array([address(box)]), frames, 0, 1, 0, 1), crews.f.WAITS)
     assert members == 2
     assert waits > 0
@@ -177,7 +178,7 @@ def test_how_often_a_team_meets(name: str, cell: Any, stages: int) -> None:
     for frames, count, expected in ((of_scan, steps, 1 + steps * stages), (of_step, 1, stages)):
         box, counters = new_box(), aligned((2, crews.f.COUNTER_BYTES // 8), INT64)
         frames[:, crews.f.COUNTERS] = address(counters)
-        server = serving(native, box)
+        server = serving(native, box, PATIENT)
         found = run(np.array([address(box)]), frames, 0, rows, 0, count)
         server.join(60)
         assert found % crews.f.WAITS == 2

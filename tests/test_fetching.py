@@ -92,8 +92,7 @@ def frame_of(rows: Rows, reverse: bool) -> Any:
 
 
 def scan_events(monkeypatch: pytest.MonkeyPatch, frame: Any, low: int, high: int, steps: int) -> list[tuple[str, int]]:
-    """What the time loop's own Python does: ("input", rows), ("step", rows), ("fetch", address), ("clear", address);
-    in a team also ("meet", frame)."""
+    """What the time loop's own Python does: ("input", rows), ("step", rows), ("fetch", address), ("clear", address)."""
     from fastrnn.backends.numba_ import intrinsics, scan
 
     events: list[tuple[str, int]] = []
@@ -105,7 +104,7 @@ def scan_events(monkeypatch: pytest.MonkeyPatch, frame: Any, low: int, high: int
     for name in ("row_offsets", "chunk_end", "fetch_rows", "fetch_bytes", "clear_ended"):
         function = getattr(scan, name)
         monkeypatch.setattr(scan, name, getattr(function, "py_func", function))
-    for name in ("load_states", "store_final", "point_states"):
+    for name in ("load_states", "store_final", "point_states", "meet"):
         monkeypatch.setattr(scan, name, lambda *arguments: None)
     monkeypatch.setattr(scan, "whole_numbers", array_at)
     monkeypatch.setattr(scan, "whole_table", array_at)
@@ -113,7 +112,6 @@ def scan_events(monkeypatch: pytest.MonkeyPatch, frame: Any, low: int, high: int
     monkeypatch.setattr(intrinsics, "fetch_line", lambda at: events.append(("fetch", int(at))))
     monkeypatch.setattr(scan, "run_stages", lambda *given: events.append((kinds[given[1]], int(given[4]))))
     members = max(1, int(frame[f.TEAM]))  # each has tables of its own
-    monkeypatch.setattr(scan, "meet", lambda here: events.append(("meet", here)) if members > 1 else None)
     tables = np.zeros(2 * steps * (high - low) * members, np.int64)
     forward_steps = getattr(scan.forward_steps, "py_func", scan.forward_steps)
     forward_steps(None, address(frame), low, high, 0, steps, steps * (high - low), address(tables))
@@ -242,17 +240,6 @@ def test_one_memory_for_every_step_is_not_cleared(monkeypatch: pytest.MonkeyPatc
     frame = frame_of(rows, False)
     frame[f.Y_STEP] = 0
     assert "clear" not in {kind for kind, _ in scan_events(monkeypatch, frame, 0, 3, 9)}
-
-
-@pytest.mark.needs("numba")
-@pytest.mark.parametrize("in_place", [0, 1])
-def test_all_meet_after_each_step_but_a_lone_one(monkeypatch: pytest.MonkeyPatch, in_place: int) -> None:
-    """A step whose states stay in place is the last thing that a call does."""
-    rows = Rows.of(1 if in_place else 9, 3)
-    frame = frame_of(rows, False)
-    frame[f.TEAM], frame[f.IN_PLACE] = 2, in_place
-    kinds = [kind for kind, _ in scan_events(monkeypatch, frame, 0, 3, rows.steps) if kind != "input"]
-    assert kinds == (["step"] if in_place else ["step", "meet"] * 9)
 
 
 @pytest.mark.needs("numba")

@@ -18,9 +18,16 @@ from fastrnn import cells
 from fastrnn.backends.cython_.c_text import Emitter, Functions
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.emitter import WHOLE
-from fastrnn.backends.tiled.program import FORWARD_STEP, INPUT_STAGE, Program
+from fastrnn.backends.tiled.program import (
+    BACKWARD_STEP,
+    FINISH_STEP,
+    FORWARD_STEP,
+    INPUT_GRADIENT_STAGE,
+    INPUT_STAGE,
+    Program,
+)
 from fastrnn.backends.tiled.target import Target
-from fastrnn.backends.tiled.tile import Blocks, Range, Rows, TileProduct, TileStage, _rows_of_block
+from fastrnn.backends.tiled.tile import Blocks, Range, Rows, TileProduct, TileStage, _rows_of_block, _spans
 from fastrnn.equations import trace
 from fastrnn.plan import plan
 
@@ -106,6 +113,29 @@ def cut(target: Target, columns: int, rows: int, halves: int = 0) -> list[int]:
         text = re.sub(pattern, python, text)
     exec(textwrap.dedent(text), {"taken": taken, "read_whole": lambda _: halves})
     return taken
+
+
+@pytest.mark.needs("numba")
+@pytest.mark.parametrize(("kernel", "kinds"), [
+    ("forward", (INPUT_STAGE, FORWARD_STEP)), ("backward", (BACKWARD_STEP, FINISH_STEP, INPUT_GRADIENT_STAGE)),
+])  # fmt: skip
+def test_each_tile_is_compiled_once(kernel: str, kinds: tuple[int, ...]) -> None:
+    """Numba optimises and translates a function anew in each that calls it; no result shows how often."""
+    from numba import njit
+
+    from fastrnn.backends.numba_ import scan
+    from fastrnn.backends.numba_.native import SCAN_ARGUMENTS, NumbaNative
+    from fastrnn.backends.numba_.types import type_of
+
+    program = NumbaNative().program(plan(trace(cells.lstm)), np.dtype(np.float32))
+    stages = [stage for kind in kinds for stage in program.stages(kind)]
+    stages += [stage.narrow() for stage in stages if stage.vectors == 2]
+    shapes = [len(program.target.tile_heights(s.columns)) + sum(span > 1 for span in _spans(s)) for s in stages]
+    dispatcher = njit(nogil=True, error_model="numpy")(getattr(scan, kernel).py_func)
+    dispatcher.compile((type_of(program), *SCAN_ARGUMENTS))
+    (compiled,) = dispatcher.overloads.values()
+    assert len(re.findall(r"^define .*@tile_", compiled.library.get_llvm_str(), re.MULTILINE)) == sum(shapes)
+    assert not any("@tile_" in library.get_llvm_str() for library in compiled.library._linking_libraries)
 
 
 def test_functions_alike_but_for_some_numbers_are_one() -> None:

@@ -75,12 +75,12 @@ def plain_axes(thing, table, width, flags):  # type: ignore[no-untyped-def]
     return 1 if axes == 1 and table[f.STEP_ROWS] == 1 and sizes[0] == width else 0
 
 
-def _word(builder: Any, at: Any, word: int = 0) -> Any:
+def _load_word(builder: Any, at: Any, word: int = 0) -> Any:
     return builder.load(builder.inttoptr(builder.add(at, I64(8 * word)), I64.as_pointer()))
 
 
 def _held(builder: Any, things: Any, index: Any) -> Any:
-    return _word(builder, builder.add(things, builder.mul(index, I64(8))), ITEMS // 8)
+    return _load_word(builder, builder.add(things, builder.mul(index, I64(8))), ITEMS // 8)
 
 
 @intrinsic
@@ -99,7 +99,7 @@ def argument(_context: Any, _given: Any, _index: Any) -> Any:
 
     def codegen(_target: Any, builder: Any, _signature: Any, args: Any) -> Any:
         given, index = args
-        return _word(builder, builder.add(given, builder.mul(index, I64(8))))
+        return _load_word(builder, builder.add(given, builder.mul(index, I64(8))))
 
     return ObjectType()(types.int64, types.int64), codegen
 
@@ -109,7 +109,7 @@ def count_of(_context: Any, things: Any) -> Any:
     """How many things a tuple holds."""
 
     def codegen(_target: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return _word(builder, args[0], HEAD)
+        return _load_word(builder, args[0], HEAD)
 
     return types.int64(things), codegen
 
@@ -119,7 +119,7 @@ def data(_context: Any, thing: Any) -> Any:
     """Where an array's values begin."""
 
     def codegen(_target: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return _word(builder, args[0], DATA)
+        return _load_word(builder, args[0], DATA)
 
     return types.int64(thing), codegen
 
@@ -149,7 +149,7 @@ def sizes(_context: Any, thing: Any) -> Any:
     """The sizes of an array's first two axes; of one axis only the first is to be used."""
 
     def codegen(target: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return array_at(target, builder, signature, [_word(builder, args[0], SIZES), I64(2)])
+        return array_at(target, builder, signature, [_load_word(builder, args[0], SIZES), I64(2)])
 
     return NUMBERS(thing), codegen
 
@@ -175,5 +175,5 @@ def table_in(_context: Any, things: Any, _index: Any) -> Any:
 
 
 def _at_and_sizes(builder: Any, thing: Any, axes: int) -> list[Any]:
-    found = _word(builder, thing, SIZES)
-    return [_word(builder, thing, DATA)] + [_word(builder, found, axis) for axis in range(axes)]
+    found = _load_word(builder, thing, SIZES)
+    return [_load_word(builder, thing, DATA)] + [_load_word(builder, found, axis) for axis in range(axes)]

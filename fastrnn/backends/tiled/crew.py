@@ -38,8 +38,8 @@ LOOKS = 30_000  # of a worker that has nothing to do, before it sleeps: some 0.7
 # which takes some 4 us, of its way back, and of what Python does, long calls and both directions, which takes some 20.
 WORTH_CALLING, WORTH_RETURNING, WORTH_BINDING = 450_000, 2_000_000, 4_000_000
 # For processors that are near one another; times `Distance.factor` where a call meets often.
-WORTH_MEETING = 9_000  # multiply-adds in each thread between two meetings, for each row: half of it comes from afar
-WORTH_MEETING_ROWS = 24_000  # but no more than that: the rows come side by side
+WORTH_MEETING = 9_000  # multiply-adds in each thread between two meetings, for each row: half of it is the other's
+WORTH_MEETING_ROWS = 24_000  # the same for all rows, where they are more than two
 # The same where each thread could have rows of its own and meet the others only at the end; twice that where it would
 # have as many of them as are computed at once.
 WORTH_TOGETHER, TILE_ROWS = 200_000, 4
