@@ -77,5 +77,12 @@ def three_states(x: Any, a: Any, s: Any, m: Any, R: Any) -> Any:
     return tanh(x.a + R.a(m)), tanh(R.b(a) * 0.5 + s), sigmoid(R.d(s) + x.d)
 
 
+def six_gates(x: Any, h: Any, c: Any, R: Any) -> Any:
+    """More gates than registers for a column of each."""
+    i, f, o = sigmoid(x.i + R.i(h)), sigmoid(x.f + R.f(h)), sigmoid(x.o + R.o(h))
+    c = f * c + i * tanh(x.g + R.g(h)) * sigmoid(x.k + R.k(h))
+    return o * tanh(c - 0.5 * (x.m + R.m(h))), c
+
+
 CELLS = (every_operation, two_levels, output_only, delayed, vectors, shared_product, feed_forward, accumulator,
-         twice_the_same, projected_inside, three_states)  # fmt: skip
+         twice_the_same, projected_inside, three_states, six_gates)  # fmt: skip

@@ -242,25 +242,34 @@ def test_offsets(case: tuple[int, list[int]], reverse: bool) -> None:
 )  # fmt: skip
 @examples
 def test_pack_matrices(units: int, depth: int, sums: int, vectors: int, vector: tuple[int, int], dtype: str) -> None:
-    """[block of units][panel][k][column][lane], zero past the last unit, on a boundary of 64 bytes; the last block is
-    as wide as what is left."""
+    """[block of units][panel][k][column][lane], the tail [vector][k][lane], zero past the last unit, on a boundary
+    of 64 bytes. Where blocks have two vectors the last one has as many as are left."""
     from fastrnn.backends.tiled.pack import pack_matrices
+    from fastrnn.backends.tiled.stage import Rows, TileProduct, TileStage
     from fastrnn.backends.tiled.target import Target
 
     rng, target = np.random.default_rng(units), Target(*vector, fma=True)
     lanes = target.lanes(np.dtype(dtype))
     matrices = [rng.normal(size=(units, depth)).astype(dtype) for _ in range(sums)]
-    packed = pack_matrices(matrices, vectors, target, np.dtype(dtype))
-    assert packed.__array_interface__["data"][0] % 64 == 0
-    places = iter(packed.tolist())
+    stage = TileStage((TileProduct(Rows(0), 0, sums, 0, (None,) * sums),), vectors, 0, lambda *_: None)
+    blocks, tail = pack_matrices(matrices, stage, target, np.dtype(dtype))
+    assert not any(packed.__array_interface__["data"][0] % 64 for packed in (blocks, tail) if packed.size)
+    places = iter(blocks.tolist())
     for first in range(0, units, vectors * lanes):
-        starts = range(first, min(first + vectors * lanes, units), lanes)
-        columns = list(itertools.product(matrices, starts))
+        stop = min(first + lanes, units) if vectors == 2 and first + lanes >= units else first + vectors * lanes
+        columns = list(itertools.product(matrices, range(first, stop, lanes)))
         width = target.panel(len(columns))
         for panel in range(0, len(columns), width):
             for k, (matrix, start) in itertools.product(range(depth), columns[panel : panel + width]):
                 for unit in range(start, start + lanes):
                     assert next(places) == (matrix[unit, k] if unit < units else 0.0)
+    assert next(places, None) is None
+    whole = stage.blocks_before_tail(units, lanes) * vectors * lanes
+    values = [row for matrix in matrices for row in matrix[whole:]]
+    places = iter(tail.tolist())
+    for vector_of_values in (values[first : first + lanes] for first in range(0, len(values), lanes)):
+        for k, lane in itertools.product(range(depth), range(lanes)):
+            assert next(places) == (vector_of_values[lane][k] if lane < len(vector_of_values) else 0.0)
     assert next(places, None) is None
 
 

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import odd_cells
 import pytest
 from cases import COMPILED, DTYPES, assert_same_bits
-from conformance import backend_of, make_layer
+from conformance import as_tuple, backend_of, make_layer
 
 from fastrnn import cells
 from fastrnn.backends.cython_.c_text import Emitter, Functions
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.emitter import WHOLE
+from fastrnn.backends.tiled.loops import Blocks, Range, _blocks_of_member, _rows_of_block, tile_shapes
 from fastrnn.backends.tiled.program import (
     BACKWARD_STEP,
     FINISH_STEP,
@@ -26,8 +28,9 @@ from fastrnn.backends.tiled.program import (
     INPUT_STAGE,
     Program,
 )
+from fastrnn.backends.tiled.stage import Rows, TileProduct, TileStage
+from fastrnn.backends.tiled.tail import tail_heights, tail_vectors
 from fastrnn.backends.tiled.target import Target
-from fastrnn.backends.tiled.tile import Blocks, Range, Rows, TileProduct, TileStage, _rows_of_block, _spans
 from fastrnn.equations import trace
 from fastrnn.plan import plan
 
@@ -98,10 +101,15 @@ def cut(target: Target, columns: int, rows: int, halves: int = 0) -> list[int]:
         (height, 1): lambda *_, height=height: emit._line(f"taken.append({height})")
         for height in target.tile_heights((columns,))
     }
-    product = TileProduct(Rows(f.X), f.INPUT, columns, f.INPUT_WEIGHTS, (None,) * columns)
-    stage = TileStage((product,), 1, f.HIDDEN_SIZE, lambda *_: None)
-    _rows_of_block(emit, Blocks(stage, tiles, "0", "1"), "0", Range("0", str(rows), "1"), "0")
-    text = "\n".join(emit.lines)
+    blocks = Blocks(tiles, "0", "1", target.left_out(columns))
+    _rows_of_block(emit, blocks, "0", Range("0", str(rows), "1"), "0")
+    run(emit.lines, {"taken": taken, "read_whole": lambda _: halves})
+    return taken
+
+
+def run(lines: list[str], names: dict[str, Any]) -> None:
+    """Run C text as Python."""
+    text = "\n".join(lines)
     for pattern, python in [
         (r"INT64_C\((\d+)\)", r"\1"),
         (r"(?:const )?int64_t ", ""),
@@ -109,10 +117,105 @@ def cut(target: Target, columns: int, rows: int, halves: int = 0) -> list[int]:
         (r"for \(; (\w+) \+ (\d) <= (\w+); .*\) {\n(.*)\n *}", r"while \1 + \2 <= \3:\n\4; \1 += \2"),
         (r" / ", " // "),
         (";\n", "\n"),
+        (";$", ""),
     ]:
         text = re.sub(pattern, python, text)
-    exec(textwrap.dedent(text), {"taken": taken, "read_whole": lambda _: halves})
-    return taken
+    exec(textwrap.dedent(text), names)
+
+
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+@pytest.mark.parametrize(("sums", "vectors"), [(1, 2), (2, 2), (3, 1), (4, 1), (7, 1), (1, 3), (1, 4)])
+def test_a_tail_takes_fewer_vectors(sums: int, vectors: int, lanes: int) -> None:
+    """Of sums than a whole block where that is one vector of units, else of units; more units than that are a block."""
+    stage = stage_of(sums, vectors)
+    of_block = vectors * lanes
+    for units in range(1, 3 * of_block + 1):
+        left = units % of_block
+        fewer = tail_vectors(sums, left, lanes) < sums if vectors == 1 else left <= of_block - lanes
+        is_tail = left > 0 and fewer
+        assert stage.blocks_before_tail(units, lanes) == units // of_block + (left > 0 and not is_tail)
+
+
+@pytest.mark.parametrize("team", [0, 2, 3])
+@pytest.mark.parametrize("target", [AVX512, AVX2, SSE2])
+@pytest.mark.parametrize(("sums", "vectors"), [(1, 2), (2, 2), (3, 1), (4, 1), (7, 1), (1, 3), (1, 4)])
+def test_the_members_of_a_team_share_the_blocks(sums: int, vectors: int, target: Target, team: int) -> None:
+    """Each takes some, all of them together take all, and what is the tail is as where weights are packed."""
+    stage = stage_of(sums, vectors)
+    emit = Emitter(Functions(np.dtype(np.float32), target))
+    places = _blocks_of_member(emit, stage, "0")
+    for units in range(1, 3 * vectors * emit.lanes + 1):
+        taken = []
+        for member in range(max(team, 1)):
+            fields = {8 * f.HIDDEN_SIZE: units, 8 * f.TEAM: team, 8 * f.MEMBER: member}
+            names: dict[str, Any] = {"read_whole": fields.get}
+            run(emit.lines, names)
+            first, tail, last = (names[place] for place in places)
+            taken += [(block, block >= tail) for block in range(first, last)]
+        count = -(-units // (vectors * emit.lanes))
+        assert taken == [(b, b >= stage.blocks_before_tail(units, emit.lanes)) for b in range(count)]
+
+
+def stage_of(sums: int, vectors: int) -> TileStage:
+    product = TileProduct(Rows(f.X), f.INPUT, sums, f.INPUT_WEIGHTS, (None,) * sums)
+    return TileStage((product,), vectors, f.HIDDEN_SIZE, lambda *_: None)
+
+
+SHIPPED = ("lstm", "gru", "rnn_tanh", "ligru", "gru_reset_before", "lstm_peephole", "lstm_projected")
+UNITS = [
+    ("float32", units) for units in (*range(1, 6), *range(7, 10), 11, 12, 13, *range(15, 22, 2), 24, 31, 35, 69, 73)
+]
+UNITS += [("float64", units) for units in (1, 2, 3, 5, 7, 9, 11, 15, 67)]
+
+
+@pytest.mark.parametrize(("dtype", "units"), UNITS)
+@pytest.mark.parametrize("cell", SHIPPED)
+@pytest.mark.parametrize("backend", COMPILED)
+def test_a_tail_has_the_bits_of_a_block(backend: str, cell: str, dtype: str, units: int) -> None:
+    """Fifteen rows take its tiles of all heights, and a row alone none of them; the more units, the more chains."""
+    check_tail(make_layer(cell, units, units, backend=backend, dtype=dtype, **projected(cell, units)))
+
+
+@pytest.mark.needs("numba")
+@pytest.mark.parametrize("units", [3, 5, 7, 14, 21, 31, 69])
+@pytest.mark.parametrize("cell", odd_cells.CELLS, ids=lambda cell: cell.__name__)
+def test_a_tail_of_an_odd_cell(cell: Any, units: int) -> None:
+    check_tail(make_layer(cell, units, units, backend="numba", **projected(cell.__name__, units)))
+
+
+def projected(cell: str, units: int) -> dict[str, int]:
+    return {"proj_size": max(1, units - 1)} if "projected" in cell else {}
+
+
+def check_tail(layer: Any) -> None:
+    """Rows have the same bits alone; before the first step all states are zero."""
+    rng, lengths = np.random.default_rng(layer.hidden_size), [3, 2] * 7 + [3]
+    x = rng.standard_normal((3, len(lengths), layer.input_size)).astype(layer.dtype)
+    y, state, tape = layer.record(x, lengths=lengths)
+    dy = rng.standard_normal(y.shape).astype(layer.dtype)
+    found = layer.backward(tape, dy)
+    for row, length in enumerate(lengths):
+        one, last, tape = layer.record(np.ascontiguousarray(x[:length, row : row + 1]))
+        mine = layer.backward(tape, np.ascontiguousarray(dy[:length, row : row + 1]))
+        assert_same_bits(one[:, 0], y[:length, row])
+        assert_same_bits(mine.x[:, 0], found.x[:length, row])
+        pairs = [(last, state), (mine.state, found.state)]
+        for alone, together in (
+            pair for ones, all_rows in pairs for pair in zip(as_tuple(ones), as_tuple(all_rows), strict=True)
+        ):
+            assert_same_bits(alone[:, 0], together[:, row])
+
+
+@pytest.mark.needs("numba")
+@pytest.mark.parametrize("units", range(1, 40))
+@pytest.mark.parametrize("cell", [cells.rnn_tanh, cells.ligru, cells.gru, cells.lstm, odd_cells.six_gates])
+def test_rows_of_input_products_begin_where_vectors_may(cell: Any, units: int) -> None:
+    """Each is as long as what is written of it and what is read: gates in whole vectors."""
+    pack: Any = make_layer(cell, 3, units, backend="numba")._packs()[0]
+    gates, lanes, stride = pack.program.gates, pack.program.lanes, pack.frame[f.PROJECTED_STRIDE]
+    assert stride % (4 * lanes) == 0
+    assert stride >= 4 * ((gates - 1) * units + -(-units // lanes) * lanes)
+    assert stride >= 4 * -(-gates * units // (pack.program.input.vectors * lanes)) * pack.program.input.vectors * lanes
 
 
 @pytest.mark.needs("numba")
@@ -129,12 +232,14 @@ def test_each_tile_is_compiled_once(kernel: str, kinds: tuple[int, ...]) -> None
 
     program = NumbaNative().program(plan(trace(cells.lstm)), np.dtype(np.float32))
     stages = [stage for kind in kinds for stage in program.stages(kind)]
-    stages += [stage.narrow() for stage in stages if stage.vectors == 2]
-    shapes = [len(program.target.tile_heights(s.columns)) + sum(span > 1 for span in _spans(s)) for s in stages]
+    tiles = sum(len(tile_shapes(program.target, stage)) + (stage.vectors == 2) for stage in stages)
+    tails = sum(len(tail_heights(stage)) for stage in stages)
+    epilogues = sum(stage.long for stage in stages)
     dispatcher = njit(nogil=True, error_model="numpy")(getattr(scan, kernel).py_func)
     dispatcher.compile((type_of(program), *SCAN_ARGUMENTS))
     (compiled,) = dispatcher.overloads.values()
-    assert len(re.findall(r"^define .*@tile_", compiled.library.get_llvm_str(), re.MULTILINE)) == sum(shapes)
+    defined = re.findall(r"^define .*@(tile|tail|epilogue)_", compiled.library.get_llvm_str(), re.MULTILINE)
+    assert [defined.count(name) for name in ("tile", "tail", "epilogue")] == [tiles, tails, epilogues]
     assert not any("@tile_" in library.get_llvm_str() for library in compiled.library._linking_libraries)
 
 
@@ -147,7 +252,7 @@ def test_functions_alike_but_for_some_numbers_are_one() -> None:
         def body(inner: Any, arguments: list[Any], factor: int = factor, term: int = term) -> None:
             inner.prefetch(inner.sum(inner.times(arguments[0], inner.varying(factor)), inner.varying(term)))
 
-        emit.function("tile", [WHOLE], body)("a")
+        emit.function("tile", [WHOLE], body)(emit, "a")
     assert emit.lines == [f"    tile_0(a, INT64_C({factor}), INT64_C({term}));" for factor, term in ((3, 5), (7, 3))]
     assert functions.text().count("tile_0(int64_t a0, int64_t n1, int64_t n3)") == 1
 
@@ -165,8 +270,9 @@ def test_what_is_emitted_leaves_out_the_tallest_tile(kind: int) -> None:
     functions = Functions(np.dtype(np.float32), AVX512)
     functions.define("emitted", [WHOLE] * 3, lambda emit, arguments: program.emit(emit, kind, *arguments))
     text = functions.text()
-    loops = re.findall(r"for \(; i\d+ \+ \d <= (\w+); i\d+ \+= \d\) {\n *tile_(\d)x4x1", text)[-4:]
-    (tall, *others), heights = zip(*loops, strict=True)
+    found = re.findall(r"for \(; i\d+ \+ \d <= (\w+); i\d+ \+= \d\) {\n *tile_(\d)x4x1", text)
+    begin = [height for _, height in found].index("6")
+    (tall, *others), heights = zip(*found[begin : begin + 4], strict=True)
     assert heights == ("6", "4", "2", "1")
     halves, first, last = re.search(rf"{tall} = \((\w+) != INT64_C\(0\)\) \? (\S+) : (\w+);", text).groups()  # type: ignore[union-attr]
     assert (first, [last] * 3) == ("INT64_C(0)", others)

@@ -99,6 +99,9 @@ class Emitter(emitter.Emitter):
     def equal(self, a: Any, b: Any) -> str:
         return f"({a} == {b})"
 
+    def less(self, a: Any, b: Any) -> str:
+        return f"({a} < {b})"
+
     def differ(self, a: Any, b: Any) -> str:
         return f"({a} != {b})"
 
@@ -146,7 +149,7 @@ class Emitter(emitter.Emitter):
 
     def function(self, name: str, kinds: Sequence[str], body: Body) -> Callable[..., None]:
         found, varied = self.functions.define(name, kinds, body)
-        return lambda *arguments: self._line(f"{found}({', '.join([*arguments, *varied])});")
+        return lambda emit, *arguments: emit._line(f"{found}({', '.join([*arguments, *varied])});")
 
     def meet(self, frame: Any) -> None:
         self._line(f"meet({frame});")

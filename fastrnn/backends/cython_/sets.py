@@ -52,7 +52,10 @@ def sets_of(platform: str) -> list[str]:
 
 # Everything that decides what the extension computes, or how it is called.
 _SHARED = ("approximations", "backends/contract", "derive", "equations", "graph", "plan")
-_TILED = ("arithmetic", "box", "chains", "emitter", "frame", "native", "outer", "program", "target", "tile")
+_TILED = (
+    *("arithmetic", "box", "chains", "emitter", "frame", "loops", "native", "outer", "program", "stage", "tail"),
+    *("target", "tile"),
+)
 _OWN = ("c_text", "generate", "sets")
 _EXTENSION = (
     *("scan.pyx", "teams.pxi", "host.pxi", "gradients.pxi", "steps.pxi", "rows.pxi"),

@@ -75,6 +75,9 @@ class Emitter(emitter.Emitter):
     def equal(self, a: Any, b: Any) -> Any:
         return self.builder.icmp_signed("==", a, b)
 
+    def less(self, a: Any, b: Any) -> Any:
+        return self.builder.icmp_signed("<", a, b)
+
     def differ(self, a: Any, b: Any) -> Any:
         return self.builder.icmp_signed("!=", a, b)
 
@@ -131,7 +134,7 @@ class Emitter(emitter.Emitter):
         emit = Emitter(ir.IRBuilder(function.append_basic_block("entry")), self.dtype)
         body(emit, list(function.args))
         emit.builder.ret_void()
-        return lambda *arguments: self.builder.call(function, arguments)
+        return lambda emit, *arguments: emit.builder.call(function, arguments)
 
     def meet(self, frame: Any) -> None:
         emit_meeting(self.builder, frame)

@@ -30,10 +30,10 @@ class Factors(NamedTuple):
 
 
 class Sums(ABC):
-    """Some of a tile's sums, ``each`` for a row, in the order of the panels' columns."""
+    """Some of a tile's sums, in the order [row][column of the panels]."""
 
-    def __init__(self, emit: Emitter, each: int) -> None:
-        self.emit, self.each = emit, each
+    def __init__(self, emit: Emitter) -> None:
+        self.emit = emit
         self.carried: list[Any] = []  # those that a loop has to carry from round to round
 
     @abstractmethod
@@ -43,10 +43,6 @@ class Sums(ABC):
     @abstractmethod
     def add(self, values: list[Any]) -> None:
         """Add to each."""
-
-    @abstractmethod
-    def at(self, row: int, column: int, first: Any) -> Any:
-        """One of the sums of a row, counted from the ``first``, which only sums in memory need."""
 
     @contextmanager
     def loop(self, start: Any, stop: Any, step: int) -> Iterator[Any]:
@@ -66,37 +62,27 @@ class InRegisters(Sums):
     def add(self, values: list[Any]) -> None:
         self.carried = [self.emit.add(total, value) for total, value in zip(self.carried, values, strict=True)]
 
-    def at(self, row: int, column: int, first: Any) -> Any:
-        return self.carried[row * self.each + column]
-
 
 class InMemory(Sums):
-    """Sums in memory of the function's own, for several rows and a long epilogue.
+    """Sums in memory: those of a row where ``columns`` says, those of the next ``line`` bytes further.
 
-    Loops then have all registers for their own, and the epilogue comes in a loop over the rows, with its constants in
-    registers. Written out for all rows it would share these with the sums of all rows, and be several times as much to
-    compile. A lone row is faster without.
+    Loops then have all registers for their own. Two columns may be in one place, if they are the same.
     """
 
-    def __init__(self, emit: Emitter, each: int, rows: int) -> None:
-        super().__init__(emit, each)
-        self.address = emit.room(each * rows)
+    def __init__(self, emit: Emitter, columns: list[Any], line: int, rows: int) -> None:
+        super().__init__(emit)
+        self.places = [emit.sum(column, emit.whole(row * line)) for row in range(rows) for column in columns]
 
     def put(self, values: list[Any]) -> None:
-        for index, value in enumerate(values):
-            self.emit.store(self._address(self.address, index), value)
+        for place, value in zip(self.places, values, strict=True):
+            self.emit.store(place, value)
+
+    def values(self) -> list[Any]:
+        """All of them."""
+        return [self.emit.load(place) for place in self.places]
 
     def add(self, values: list[Any]) -> None:
-        before = [self.emit.load(self._address(self.address, index)) for index in range(len(values))]
-        self.put([self.emit.add(total, value) for total, value in zip(before, values, strict=True)])
-
-    def at(self, row: int, column: int, first: Any) -> Any:
-        after = self.emit.sum(first, self.emit.whole(row))
-        line = self.emit.sum(self.address, self.emit.times(after, self.each * self.emit.lanes * self.emit.size))
-        return self.emit.load(self._address(line, column))
-
-    def _address(self, first: Any, index: int) -> Any:
-        return self.emit.sum(first, self.emit.whole(index * self.emit.lanes * self.emit.size))
+        self.put([self.emit.add(total, value) for total, value in zip(self.values(), values, strict=True)])
 
 
 def add_up(emit: Emitter, factors: Factors, depth: Any, totals: Sums, start: list[Any] | None = None) -> None:

@@ -64,6 +64,10 @@ class Emitter(ABC):
         """The flag a == b."""
 
     @abstractmethod
+    def less(self, a: Any, b: Any) -> Any:
+        """The flag a < b."""
+
+    @abstractmethod
     def differ(self, a: Any, b: Any) -> Any:
         """The flag a != b."""
 
@@ -101,7 +105,7 @@ class Emitter(ABC):
 
     @abstractmethod
     def function(self, name: str, kinds: Sequence[str], body: Body) -> Callable[..., None]:
-        """A function of its own, never inlined, without a result; returns what emits a call of it from here."""
+        """A function of its own, never inlined, without a result; returns ``call(emit, *args)``, which emits a call."""
 
     @abstractmethod
     def meet(self, frame: Any) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from fastrnn.graph import HIDDEN
 from fastrnn.plan import Place, Plan, Product
 
-# Sizes, in values: exact, and padded to whole vectors.
+# Sizes, in values: exact, and padded to whole vectors. What stands past the last unit of a row is anything.
 INPUT, HIDDEN_SIZE, PROJ_SIZE, PADDED_H, PADDED_P = range(5)
 # Whether forward keeps everything that backward needs, or only what its own later stages need.
 RECORD = 5
@@ -20,28 +20,30 @@ X_OFFSETS, Y_OFFSETS, DY_OFFSETS, DX_OFFSETS = range(18, 22)
 # Rows with a fixed stride: base, current address, stride.
 PROJECTED_INPUT, PROJECTED_STRIDE, BIAS, VECTORS, VECTOR_STRIDE = range(22, 27)
 KEPT_BASE, KEPT, KEPT_STRIDE, GRADIENT_BASE, GRADIENT, GRADIENT_STRIDE, GRADIENT_AFTER, GRADIENT_OFFSETS = range(27, 35)
-INPUT_WEIGHTS, INPUT_GRADIENT_WEIGHTS, FLAT_INPUT, CHUNK, STATES, REVERSE = range(35, 41)
+# Weights in blocks; the next field is that of their tail's: see `pack.pack_matrices`.
+INPUT_WEIGHTS, _, INPUT_GRADIENT_WEIGHTS, _ = range(35, 39)
+FLAT_INPUT, CHUNK, STATES, REVERSE = range(39, 43)
 # The rows of the call: addresses of the tables of `contract.Rows`, and their sizes, as its `table` has them.
-ORDER, LENGTHS, ACTIVE, BASE, BATCH, LONGEST, STEPS = range(41, 48)
+ORDER, LENGTHS, ACTIVE, BASE, BATCH, LONGEST, STEPS = range(43, 50)
 TABLE_SIZE = STEPS + 1 - ORDER
 # Room for what a forward scan needs besides (0: the kernel makes its own; see `Native.room`), the bytes of it that the
 # states and kept values of a row need, and how many rows apart the two buffers of a state are.
-SCRATCH, SCRATCH_BYTES, SPAN = range(48, 51)
+SCRATCH, SCRATCH_BYTES, SPAN = range(50, 53)
 # The compiled scan that this frame is for: its address and its first argument. See `native`.
-KERNEL, PROGRAM = range(51, 53)
+KERNEL, PROGRAM = range(53, 55)
 # Threads that share the units of every stage (0 or 1: none do), which of them this frame is for, and the address where
 # each of them counts, `COUNTER_BYTES` apart, the stages that it is through with and then how often it waited for long.
-TEAM, MEMBER, COUNTERS = range(53, 56)
+TEAM, MEMBER, COUNTERS = range(55, 58)
 # The bytes of a row of x and of y at one time step. Where lengths differ, from so many on they are fetched before they
 # are needed: to ask for shorter ones takes longer than to wait for them.
-X_BYTES, Y_BYTES = range(56, 58)
+X_BYTES, Y_BYTES = range(58, 60)
 LEAST_FETCHED = 256
 # Whether the processor takes vectors of 64 bytes in two halves: see `target.Target.left_out`.
-HALVES = 58
+HALVES = 60
 # Whether the states before and after are the caller's own rows, in a call of one time step: then nothing is copied, and
 # a team does not meet after the last stage, since whoever called waits for all of it.
-IN_PLACE = 59
-FIRST_STATE = 60  # from here on, for each state, the caller's arrays with their rows' stride:
+IN_PLACE = 61
+FIRST_STATE = 62  # from here on, for each state, the caller's arrays with their rows' stride:
 STATE_BASE, STATE_STRIDE, STATE_IN, STATE_OUT, ADJOINT_BASE, ADJOINT_STRIDE, ADJOINT = range(7)
 STATE_INITIAL, STATE_INITIAL_ROW, STATE_FINAL, STATE_FINAL_ROW = range(7, 11)
 ADJOINT_INITIAL, ADJOINT_INITIAL_ROW, ADJOINT_FINAL, ADJOINT_FINAL_ROW, STATE_BYTES = range(11, 16)
@@ -80,10 +82,11 @@ class Layout:
         self.plan = plan
         self._next = FIRST_STATE + STATE_FIELDS * len(plan.cell.states)
         self.input_segments = self._take(len(plan.input_columns))
-        self.weights: dict[int, int] = {}  # id of a product -> the field of its packed weights
-        self.segments: dict[int, int] = {}  # id of a product -> its first segment's field
+        # By a product's id the field of its packed weights, before that of their tail, and its first segment's field.
+        self.weights: dict[int, int] = {}
+        self.segments: dict[int, int] = {}
         for product in self.products():
-            self.weights[id(product)] = self._take(1)
+            self.weights[id(product)] = self._take(2)
             if product.rows[0][0] == "gradient":
                 self.segments[id(product)] = self._take(len(product.rows))
         self.size = self._next

@@ -49,11 +49,11 @@ def emit_outer(emit: Emitter, operands: Operands) -> None:
         copy = _copy(emit, vectors)
         tiles = {height: _tile(emit, vectors, height) for height in _heights(emit.target, vectors)}
         with emit.loop(start, end, vectors * emit.lanes, []) as (column, _, past):
-            copy(*operands, emit.whole(0), column)
+            copy(emit, *operands, emit.whole(0), column)
             row = emit.whole(0)
             for height, tile in tiles.items():
                 with emit.loop(row, operands.height, height, []) as (first, _, after):
-                    tile(*operands, first, column)
+                    tile(emit, *operands, first, column)
                 row = after[-1]
         start = past[-1]
 

@@ -13,8 +13,9 @@ from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.frame import state_field
 from fastrnn.backends.tiled.native import KernelOf, Native
 from fastrnn.backends.tiled.program import Program
+from fastrnn.backends.tiled.stage import TileStage
+from fastrnn.backends.tiled.tail import tail_vectors
 from fastrnn.backends.tiled.target import Target
-from fastrnn.backends.tiled.tile import TileStage
 from fastrnn.equations import Sizes
 from fastrnn.plan import Place, Product, Stage
 from fastrnn.record import lazy
@@ -85,23 +86,33 @@ def spaced(shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Array:
     return room[..., :width]
 
 
-def pack_matrices(matrices: list[Array], vectors: int, target: Target, dtype: np.dtype[Any]) -> Array:
-    """(units, K) matrices, one a sum, as [block of units][panel][k][column][lane], flat: see `tile`.
+def pack_matrices(matrices: list[Array], stage: TileStage, target: Target, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    """(units, K) matrices, one a sum, as the stage's tiles read them, flat, and zero where there is no unit.
 
-    A block has so many vectors of units; the last one as many as are left, and zeros past the last unit.
+    Returns all units in blocks, [block][panel][k][column][lane], see `tile`, and those of the tail once more, as
+    [vector][k][lane], see `tail`.
     """
-    (units, depth), lanes = matrices[0].shape, target.lanes(dtype)
-    in_blocks = units - units % (vectors * lanes)
-    in_last = padded(units - in_blocks, lanes)
-    packed = aligned((len(matrices) * depth * (in_blocks + in_last),), dtype)
-    first = len(matrices) * depth * in_blocks
-    _pack_blocks(packed[:first], [matrix[:in_blocks] for matrix in matrices], vectors, target)
-    if in_last:
-        last = np.zeros((len(matrices), in_last, depth), dtype)
-        for rows, matrix in zip(last, matrices, strict=True):
-            rows[: units - in_blocks] = matrix[in_blocks:]
-        _pack_blocks(packed[first:], list(last), in_last // lanes, target)
-    return packed
+    (units, depth), lanes, sums = matrices[0].shape, target.lanes(dtype), len(matrices)
+    of_block = stage.vectors * lanes
+    full = units - units % of_block
+    rest = padded(units - full, lanes if stage.vectors == 2 else of_block)
+    blocks = aligned((depth * sums * (full + rest),), dtype)
+    _pack_blocks(blocks[: depth * sums * full], [matrix[:full] for matrix in matrices], stage.vectors, target)
+    if rest:
+        last = [_with_zeros([matrix[full:]], rest, dtype) for matrix in matrices]
+        _pack_blocks(blocks[depth * sums * full :], last, rest // lanes, target)
+    left = [matrix[stage.blocks_before_tail(units, lanes) * of_block :] for matrix in matrices]
+    dense = _with_zeros(left, tail_vectors(sums, len(left[0]), lanes) * lanes, dtype)
+    tail = aligned((dense.size,), dtype)
+    tail.reshape(-1, depth, lanes)[:] = dense.reshape(-1, lanes, depth).transpose(0, 2, 1)
+    return blocks, tail
+
+
+def _with_zeros(matrices: list[Array], rows: int, dtype: np.dtype[Any]) -> Array:
+    """One below the other, and below them zeros up to so many rows."""
+    found = np.zeros((rows, matrices[0].shape[1]), dtype)
+    np.concatenate(matrices, out=found[: sum(map(len, matrices))])
+    return found
 
 
 def _pack_blocks(into: Array, matrices: list[Array], vectors: int, target: Target) -> None:
@@ -183,28 +194,29 @@ class TiledPack:
         return frame
 
     def _pack_input(self, frame: Array) -> None:
-        """All gates' input weights as one flat product, a gate after the other, each padded."""
-        gates, hidden, pad = self.program.gates, self.sizes.hidden_size, self._pads["H"]
-        matrix = np.zeros((gates, pad, self.sizes.input_size), self.dtype)
-        matrix[:, :hidden] = self.weights["weight_ih"].reshape(gates, hidden, self.sizes.input_size)
-        flat = matrix.reshape(gates * pad, self.sizes.input_size)
-        frame[f.FLAT_INPUT] = gates * pad
-        frame[f.PROJECTED_STRIDE] = pitch(gates * pad, self.dtype.itemsize) * self.dtype.itemsize
-        self._place(frame, f.INPUT_WEIGHTS, self._packed([flat], self.program.input))
-        bias = aligned((gates * pad,), self.dtype)
+        """All gates' input weights as one flat product, a gate after the other."""
+        flat, size, lanes = self.weights["weight_ih"], self.dtype.itemsize, self.program.lanes
+        values = len(flat)
+        # Blocks are written whole, and a gate is read in whole vectors, both beyond their ends.
+        written = padded(values, self.program.input.vectors * lanes)
+        room = padded(max(written, values - self.sizes.hidden_size + self._pads["H"]), lanes)
+        frame[f.FLAT_INPUT] = values
+        frame[f.PROJECTED_STRIDE] = pitch(room, size) * size
+        self._place_weights(frame, f.INPUT_WEIGHTS, [flat], self.program.input)
+        bias = aligned((written,), self.dtype)
         bias[...] = 0
         if "bias" in self.weights:
-            bias[: gates * pad].reshape(gates, pad)[:, :hidden] = self.weights["bias"].reshape(gates, hidden)
+            bias[:values] = self.weights["bias"]
         self._place(frame, f.BIAS, bias)
 
     def _pack_stages(self, frame: Array, stages: tuple[Stage, ...], tiles: list[TileStage]) -> None:
         for stage, tile in zip(stages, tiles, strict=True):
             for product in stage.products:
-                packed = self._packed(self._matrices(product), tile)
-                self._place(frame, self.program.layout.weights[id(product)], packed)
+                self._place_weights(frame, self.program.layout.weights[id(product)], self._matrices(product), tile)
 
-    def _packed(self, matrices: list[Array], tile: TileStage) -> Array:
-        return pack_matrices(matrices, tile.vectors, self.program.target, self.dtype)
+    def _place_weights(self, frame: Array, field: int, matrices: list[Array], tile: TileStage) -> None:
+        for number, packed in enumerate(pack_matrices(matrices, tile, self.program.target, self.dtype)):
+            self._place(frame, field + number, packed)
 
     def _gate(self, gate: str) -> Array:
         """The (H, width of h) recurrent weights of a gate."""
@@ -288,8 +300,8 @@ class TiledPack:
         frame[f.CHUNK] = self._chunk_rows(int(frame[f.GRADIENT_STRIDE]))
         self._pack_stages(frame, self.plan.backward, self.program.backward)
         self._pack_stages(frame, self.plan.finish, self.program.finish)
-        packed = self._packed([self.weights["weight_ih"].T], self.program.input_gradient)
-        self._place(frame, f.INPUT_GRADIENT_WEIGHTS, packed)
+        matrices = [self.weights["weight_ih"].T]
+        self._place_weights(frame, f.INPUT_GRADIENT_WEIGHTS, matrices, self.program.input_gradient)
         for index, column in enumerate(self.plan.input_columns):
             frame[layout.input_segments + index] = self.gradient_offsets[column] * size
         for product in layout.products():

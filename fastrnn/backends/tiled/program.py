@@ -9,8 +9,9 @@ import numpy as np
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.emitter import Emitter
 from fastrnn.backends.tiled.frame import Layout, state_field
+from fastrnn.backends.tiled.loops import Range, emit_stage
+from fastrnn.backends.tiled.stage import Rows, TileProduct, TileStage, View
 from fastrnn.backends.tiled.target import Target
-from fastrnn.backends.tiled.tile import Range, Rows, TileProduct, TileStage, View, emit_stage
 from fastrnn.plan import Place, Plan, Product, Stage
 
 WIDTHS = {"H": f.HIDDEN_SIZE, "P": f.PROJ_SIZE}
@@ -65,17 +66,18 @@ class Program:
     def _rows(self, place: Place) -> Rows:
         kind, index = place
         if kind == "input":
-            return Rows(f.PROJECTED_INPUT, f.PROJECTED_STRIDE, hidden_before=index)
+            return Rows(f.PROJECTED_INPUT, f.PROJECTED_STRIDE, before=((f.HIDDEN_SIZE, index),))
         if kind == "vector":
-            return Rows(f.VECTORS, hidden_before=index)
+            return Rows(f.VECTORS, before=((f.PADDED_H, index),))
         if kind == "state":
             return Rows(state_field(index, f.STATE_IN), state_field(index, f.STATE_STRIDE))
         if kind == "adjoint":
             return Rows(state_field(index, f.ADJOINT), state_field(index, f.ADJOINT_STRIDE))
         hidden, projected = self.layout.column(place)
+        before = (f.PADDED_H, hidden), (f.PADDED_P, projected)
         if kind == "kept":
-            return Rows(f.KEPT, f.KEPT_STRIDE, hidden_before=hidden, projected_before=projected)
-        return Rows(f.GRADIENT, f.GRADIENT_STRIDE, hidden_before=hidden, projected_before=projected)
+            return Rows(f.KEPT, f.KEPT_STRIDE, before=before)
+        return Rows(f.GRADIENT, f.GRADIENT_STRIDE, before=before)
 
     def _product(self, product: Product) -> TileProduct:
         place = product.rows[0]
@@ -105,7 +107,7 @@ class Program:
         def store(emit: Emitter, view: View, sums: list[Any]) -> None:
             emit.store(view.at(into), sums[0])
 
-        vectors = self.gates if 2 <= self.gates <= 4 else 2
+        vectors = self.gates if 2 <= self.gates <= 4 else 2  # as wide as the blocks of the cell's own sums
         return TileStage((product,), vectors, f.FLAT_INPUT, store)
 
     def _input_gradient_stage(self) -> TileStage:

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+UNDER_WAY = 8  # vectors of sums at once hide the latency of each
+
 
 class Target(NamedTuple):
     """Bytes of a vector register, how many of them there are, and whether they multiply and add in one operation."""
