@@ -71,24 +71,29 @@ def test_few_registers_take_two_columns_by_six_rows() -> None:
     assert [AVX2.panel(columns) for columns in range(1, 9)] == [1, 2, 3, 2, 5, 2, 7, 2]
     assert AVX2.tile_heights((4,)) == (6, 4, 3, 2, 1)
     assert [len(AVX2.parts(height, 4, 1)) for height in (6, 4, 3, 2, 1)] == [2, 2, 1, 1, 1]
-    assert AVX2.tile_heights((6,)) == (6, 4, 2, 1)
-    assert AVX2.tile_heights((3,)) == AVX2.heights(3) == (4, 2, 1)
+    assert AVX2.tile_heights((6,)) == (6, 4, 3, 2, 1)
+    assert AVX2.tile_heights((3,)) == AVX2.heights(3) == (4, 3, 2, 1)
+    assert SSE2.tile_heights((4,)) == (4, 2, 1)
 
 
 @pytest.mark.parametrize("rows", range(1, 40))
-def test_no_row_is_left_alone(rows: int) -> None:
-    """Where registers are few, an LSTM's seven rows are four and three, and five are three and two."""
-    heights = cut(AVX2, 4, rows)
+@pytest.mark.parametrize(("target", "columns", "halves"), [
+    (AVX2, 4, 0), (AVX2, 3, 0), (AVX2, 2, 0), (AVX512, 4, 0), (AVX512, 4, 1), (AVX512, 3, 0), (AVX512, 2, 0),
+])  # fmt: skip
+def test_no_row_is_left_alone(target: Target, columns: int, halves: int, rows: int) -> None:
+    """Seven rows are four and three, and five are three and two."""
+    heights = cut(target, columns, rows, halves)
+    tallest = 4 if halves else target.tile_heights((columns,))[0]
     assert sum(heights) == rows
     assert rows == 1 or 1 not in heights
     assert heights == sorted(heights, reverse=True)
-    assert len(heights) <= -(-rows // 6) + 1
+    assert len(heights) <= -(-rows // tallest) + 1 + (tallest == 8)
 
 
 def test_the_tallest_come_first() -> None:
-    assert cut(AVX2, 3, 7) == [4, 2, 1]
-    assert cut(AVX512, 4, 19) == [6, 6, 6, 1]
-    assert cut(AVX512, 4, 19, halves=1) == [4, 4, 4, 4, 2, 1]
+    assert cut(AVX2, 3, 7) == [4, 3]
+    assert cut(AVX512, 4, 19) == [6, 6, 4, 3]
+    assert cut(AVX512, 4, 19, halves=1) == [4, 4, 4, 4, 3]
 
 
 def cut(target: Target, columns: int, rows: int, halves: int = 0) -> list[int]:
@@ -233,7 +238,7 @@ def test_each_tile_is_compiled_once(kernel: str, kinds: tuple[int, ...]) -> None
     program = NumbaNative().program(plan(trace(cells.lstm)), np.dtype(np.float32))
     stages = [stage for kind in kinds for stage in program.stages(kind)]
     tiles = sum(len(tile_shapes(program.target, stage)) + (stage.vectors == 2) for stage in stages)
-    tails = sum(len(tail_heights(stage)) for stage in stages)
+    tails = sum(len(tail_heights(program.target, stage)) for stage in stages)
     epilogues = sum(stage.long for stage in stages)
     dispatcher = njit(nogil=True, error_model="numpy")(getattr(scan, kernel).py_func)
     dispatcher.compile((type_of(program), *SCAN_ARGUMENTS))
@@ -272,10 +277,13 @@ def test_what_is_emitted_leaves_out_the_tallest_tile(kind: int) -> None:
     text = functions.text()
     found = re.findall(r"for \(; i\d+ \+ \d <= (\w+); i\d+ \+= \d\) {\n *tile_(\d)x4x1", text)
     begin = [height for _, height in found].index("6")
-    (tall, *others), heights = zip(*found[begin : begin + 4], strict=True)
-    assert heights == ("6", "4", "2", "1")
+    (tall, *others), heights = zip(*found[begin : begin + 5], strict=True)
+    assert heights == ("6", "4", "3", "2", "1")
     halves, first, last = re.search(rf"{tall} = \((\w+) != INT64_C\(0\)\) \? (\S+) : (\w+);", text).groups()  # type: ignore[union-attr]
-    assert (first, [last] * 3) == ("INT64_C(0)", others)
+    assert first == "INT64_C(0)"
+    assert last != "a2"  # no row is left alone
+    assert others[1:] == ["a2"] * 3
+    assert text.count(f"({halves} != ") == 1
     place = re.search(rf"{halves} = read_whole\((\w+)\);", text).group(1)  # type: ignore[union-attr]
     assert re.search(rf"{place} = a0 \+ INT64_C\({8 * f.HALVES}\);", text)
 

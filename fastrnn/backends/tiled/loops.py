@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from fastrnn.backends.tiled import frame as f
-from fastrnn.backends.tiled.emitter import Emitter
+from fastrnn.backends.tiled.emitter import FLAG, WHOLE, Emitter
 from fastrnn.backends.tiled.stage import TileStage
 from fastrnn.backends.tiled.tail import tail_function, tail_heights
 from fastrnn.backends.tiled.target import UNDER_WAY, Target
@@ -33,7 +33,6 @@ class Blocks(NamedTuple):
 
 def emit_stage(emit: Emitter, stage: TileStage, frame: Any, ranges: Sequence[Range]) -> None:
     """The loops over a stage's blocks, those of the frame's member of a team, and rows; tiles are made once for all."""
-    first, tail, last = _blocks_of_member(emit, stage, frame)
     epilogue = Epilogue(emit, stage) if stage.long else None
     tiles = {
         # A lone row is faster with the sums in registers.
@@ -41,24 +40,39 @@ def emit_stage(emit: Emitter, stage: TileStage, frame: Any, ranges: Sequence[Ran
         for height, span in tile_shapes(emit.target, stage)
     }
     # Of fewer rows than tiles of the tail take the last block's own tiles do: of two vectors where there is one.
-    of_tail = {(height, 1): tail_function(emit, stage, epilogue, height) for height in tail_heights(stage)}
+    of_tail = {(height, 1): tail_function(emit, stage, epilogue, height) for height in tail_heights(emit.target, stage)}
     if stage.vectors == 2:
         of_tail[1, 1] = tile_function(emit, stage.narrow(), None, 1, 1)
-        lone = [Blocks(tiles, first, tail), Blocks(of_tail, tail, last)]
     else:
-        of_tail |= {(height, 1): tiles[height, 1] for height in (2, 1) if (height, 1) in tiles}
-        lone = [Blocks(tiles, first, last)]
-    many = [Blocks(tiles, first, tail, emit.target.left_out(sum(stage.columns))), Blocks(of_tail, tail, last)]
+        of_tail |= {(height, 1): tiles[height, 1] for height in (3, 2, 1) if (height, 1) in tiles}
+
+    def loops(emit: Emitter, arguments: list[Any]) -> None:
+        frame, first, tail, last, *rows = arguments
+        whole = Blocks(tiles, first, tail, emit.target.left_out(sum(stage.columns)))
+        rest = Blocks(of_tail, tail, last)
+        lone = [whole, rest] if stage.vectors == 2 else [Blocks(tiles, first, last)]
+        _rows_of_blocks(emit, lone, [whole, rest], frame, Range(*rows))
+
+    places = frame, *_blocks_of_member(emit, stage, frame)
+    if len(ranges) == 1:
+        loops(emit, [*places, *ranges[0]])
+        return
+    call = emit.function("rows", [WHOLE] * 6 + [FLAG], loops)
     for rows in ranges:
-        single = emit.equal(emit.difference(rows.stop, rows.start), emit.whole(1))
-        with emit.either(single) as (if_single, otherwise):
-            with if_single:
-                for blocks in lone:
-                    _lone_row(emit, blocks, frame, rows)
-            with otherwise:
-                for blocks in many:
-                    with emit.loop(blocks.begin, blocks.end, 1, []) as (block, _, _after):
-                        _rows_of_block(emit, blocks, frame, rows, block)
+        call(emit, *places, *rows)
+
+
+def _rows_of_blocks(emit: Emitter, lone: list[Blocks], many: list[Blocks], frame: Any, rows: Range) -> None:
+    """A range of rows at all blocks: those for a row alone, or those for several."""
+    single = emit.equal(emit.difference(rows.stop, rows.start), emit.whole(1))
+    with emit.either(single) as (if_single, otherwise):
+        with if_single:
+            for blocks in lone:
+                _lone_row(emit, blocks, frame, rows)
+        with otherwise:
+            for blocks in many:
+                with emit.loop(blocks.begin, blocks.end, 1, []) as (block, _, _after):
+                    _rows_of_block(emit, blocks, frame, rows, block)
 
 
 def tile_shapes(target: Target, stage: TileStage) -> list[tuple[int, int]]:
@@ -82,11 +96,11 @@ def _rows_of_block(emit: Emitter, blocks: Blocks, frame: Any, rows: Range, block
     row = rows.start
     for height in heights:
         last = rows.stop
+        if height > 3 and 3 in heights:
+            last = _leaving_no_row_alone(emit, row, last, height)
         if height == blocks.left_out:
             halves = emit.read_whole(emit.sum(frame, emit.whole(8 * f.HALVES)))
             last = emit.choose(emit.differ(halves, emit.whole(0)), row, last)
-        elif height > 3 and 3 in heights:
-            last = _leaving_no_row_alone(emit, row, last, height)
         with emit.loop(row, last, height, []) as (first_row, _, end):
             blocks.tiles[height, 1](emit, frame, first_row, block, rows.with_products)
         row = end[-1]

@@ -20,7 +20,7 @@ from typing import Any
 from fastrnn.backends.tiled.chains import InMemory, InRegisters
 from fastrnn.backends.tiled.emitter import Emitter
 from fastrnn.backends.tiled.stage import TileProduct, TileStage, View
-from fastrnn.backends.tiled.target import UNDER_WAY
+from fastrnn.backends.tiled.target import UNDER_WAY, Target
 from fastrnn.backends.tiled.tile import (
     ARGUMENTS,
     Epilogue,
@@ -32,11 +32,11 @@ from fastrnn.backends.tiled.tile import (
 )
 
 
-def tail_heights(stage: TileStage) -> tuple[int, ...]:
+def tail_heights(target: Target, stage: TileStage) -> tuple[int, ...]:
     """How many rows tiles of the tail take at once; none where there is never a tail."""
     if stage.vectors == stage.packed_sums == 1:
         return ()
-    return (8, 4, 2) if stage.vectors == 2 else (8, 4)
+    return tuple(h for h in (8, 4, 2) if (target.fma or h < 8) and (stage.vectors == 2 or h > 2))
 
 
 def tail_vectors(sums: int, units: int, lanes: int) -> int:
