@@ -78,7 +78,7 @@ def three_states(x: Any, a: Any, s: Any, m: Any, R: Any) -> Any:
 
 
 def six_gates(x: Any, h: Any, c: Any, R: Any) -> Any:
-    """More gates than registers for a column of each."""
+    """More gates than a block of the input products can have."""
     i, f, o = sigmoid(x.i + R.i(h)), sigmoid(x.f + R.f(h)), sigmoid(x.o + R.o(h))
     c = f * c + i * tanh(x.g + R.g(h)) * sigmoid(x.k + R.k(h))
     return o * tanh(c - 0.5 * (x.m + R.m(h))), c

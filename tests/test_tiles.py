@@ -96,17 +96,26 @@ def test_the_tallest_come_first() -> None:
     assert cut(AVX512, 4, 19, halves=1) == [4, 4, 4, 4, 3]
 
 
-def cut(target: Target, columns: int, rows: int, halves: int = 0) -> list[int]:
+@pytest.mark.parametrize("columns", range(1, 9))
+@pytest.mark.parametrize("target", [AVX512, AVX2, NEON, SSE2])
+def test_each_row_is_taken_once(target: Target, columns: int) -> None:
+    """Of a block on whatever processor, and of a tail with the tiles of a block for what is left."""
+    of_tail = [(8, 4, 3, 2, 1), (8, 4, 2, 1), (4, 2, 1), (8, 4, 1)]
+    for heights, halves, rows in itertools.product([None, *of_tail], (0, 1), range(1, 30)):
+        assert sum(cut(target, columns, rows, halves, heights)) == rows
+
+
+def cut(target: Target, columns: int, rows: int, halves: int = 0, heights: tuple[int, ...] | None = None) -> list[int]:
     """How many of a block's rows are taken at once: what is emitted, as Python.
 
-    ``halves`` says whether the processor takes vectors in two halves.
+    ``halves`` says whether the processor takes vectors in two halves; ``heights`` are other tiles than a block's.
     """
     emit, taken = Emitter(Functions(np.dtype(np.float32), target)), []
     tiles = {
         (height, 1): lambda *_, height=height: emit._line(f"taken.append({height})")
-        for height in target.tile_heights((columns,))
+        for height in heights or target.tile_heights((columns,))
     }
-    blocks = Blocks(tiles, "0", "1", target.left_out(columns))
+    blocks = Blocks(tiles, "0", "1", 0 if heights else target.left_out(columns))
     _rows_of_block(emit, blocks, "0", Range("0", str(rows), "1"), "0")
     run(emit.lines, {"taken": taken, "read_whole": lambda _: halves})
     return taken
@@ -292,7 +301,7 @@ def test_what_is_emitted_leaves_out_the_tallest_tile(kind: int) -> None:
 @pytest.mark.parametrize("cell", ["lstm", "lstm_peephole", "gru_reset_before", "ligru"])
 @pytest.mark.parametrize("backend", COMPILED)
 def test_both_ways_have_the_same_bits(backend: str, cell: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Thirteen rows: two tiles of six and a row, or three of four and a row. K is more than one chain."""
+    """Thirteen rows: tiles of six, four and three, or without those of six. K is more than one chain."""
     rng = np.random.default_rng(5)
     x, dy = (rng.standard_normal((3, 13, width)).astype(dtype) for width in (70, 67))
     found = []

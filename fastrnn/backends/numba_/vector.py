@@ -134,7 +134,7 @@ class Emitter(emitter.Emitter):
         emit = Emitter(ir.IRBuilder(function.append_basic_block("entry")), self.dtype)
         body(emit, list(function.args))
         emit.builder.ret_void()
-        return lambda emit, *arguments: emit.builder.call(function, arguments)
+        return lambda caller, *arguments: caller.builder.call(function, arguments)
 
     def meet(self, frame: Any) -> None:
         emit_meeting(self.builder, frame)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from fastrnn.graph import HIDDEN
 from fastrnn.plan import Place, Plan, Product
 
-# Sizes, in values: exact, and padded to whole vectors. What stands past the last unit of a row is anything.
+# Sizes, in values: exact, and padded to whole vectors. Past the last unit of a row there may be any values.
 INPUT, HIDDEN_SIZE, PROJ_SIZE, PADDED_H, PADDED_P = range(5)
 # Whether forward keeps everything that backward needs, or only what its own later stages need.
 RECORD = 5
@@ -20,8 +20,8 @@ X_OFFSETS, Y_OFFSETS, DY_OFFSETS, DX_OFFSETS = range(18, 22)
 # Rows with a fixed stride: base, current address, stride.
 PROJECTED_INPUT, PROJECTED_STRIDE, BIAS, VECTORS, VECTOR_STRIDE = range(22, 27)
 KEPT_BASE, KEPT, KEPT_STRIDE, GRADIENT_BASE, GRADIENT, GRADIENT_STRIDE, GRADIENT_AFTER, GRADIENT_OFFSETS = range(27, 35)
-# Weights in blocks; the next field is that of their tail's: see `pack.pack_matrices`.
-INPUT_WEIGHTS, _, INPUT_GRADIENT_WEIGHTS, _ = range(35, 39)
+# Weights in blocks, and in the field after that their tail: see `pack.pack_matrices`.
+INPUT_WEIGHTS, INPUT_WEIGHTS_OF_TAIL, INPUT_GRADIENT_WEIGHTS, INPUT_GRADIENT_WEIGHTS_OF_TAIL = range(35, 39)
 FLAT_INPUT, CHUNK, STATES, REVERSE = range(39, 43)
 # The rows of the call: addresses of the tables of `contract.Rows`, and their sizes, as its `table` has them.
 ORDER, LENGTHS, ACTIVE, BASE, BATCH, LONGEST, STEPS = range(43, 50)

@@ -10,7 +10,7 @@ from fastrnn.backends.tiled.emitter import FLAG, WHOLE, Emitter
 from fastrnn.backends.tiled.stage import TileStage
 from fastrnn.backends.tiled.tail import tail_function, tail_heights
 from fastrnn.backends.tiled.target import UNDER_WAY, Target
-from fastrnn.backends.tiled.tile import Epilogue, Tile, tile_function
+from fastrnn.backends.tiled.tile import EpilogueFunction, Tile, tile_function
 
 
 class Range(NamedTuple):
@@ -22,8 +22,8 @@ class Range(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """Blocks ``begin .. end - 1`` of a stage, and its tiles by the number of rows and of blocks; where the processor
-    takes vectors in halves those of one height are left out (`Target.left_out`)."""
+    """Blocks ``begin .. end - 1`` of a stage, and its tiles by the number of rows and of blocks; ``left_out`` is the
+    height that a processor does without that takes vectors in halves, 0 if none (`Target.left_out`)."""
 
     tiles: dict[tuple[int, int], Tile]
     begin: Any
@@ -33,37 +33,37 @@ class Blocks(NamedTuple):
 
 def emit_stage(emit: Emitter, stage: TileStage, frame: Any, ranges: Sequence[Range]) -> None:
     """The loops over a stage's blocks, those of the frame's member of a team, and rows; tiles are made once for all."""
-    epilogue = Epilogue(emit, stage) if stage.long else None
+    epilogue = EpilogueFunction(emit, stage) if stage.long else None
     tiles = {
         # A lone row is faster with the sums in registers.
         (height, span): tile_function(emit, stage, epilogue if height > 1 else None, height, span)
         for height, span in tile_shapes(emit.target, stage)
     }
-    # Of fewer rows than tiles of the tail take the last block's own tiles do: of two vectors where there is one.
+    # Fewer rows go through the last block's own tiles; where blocks have two vectors it has one, and a tile for that.
     of_tail = {(height, 1): tail_function(emit, stage, epilogue, height) for height in tail_heights(emit.target, stage)}
     if stage.vectors == 2:
         of_tail[1, 1] = tile_function(emit, stage.narrow(), None, 1, 1)
     else:
         of_tail |= {(height, 1): tiles[height, 1] for height in (3, 2, 1) if (height, 1) in tiles}
 
-    def loops(emit: Emitter, arguments: list[Any]) -> None:
+    def over_rows(emit: Emitter, arguments: list[Any]) -> None:
         frame, first, tail, last, *rows = arguments
         whole = Blocks(tiles, first, tail, emit.target.left_out(sum(stage.columns)))
         rest = Blocks(of_tail, tail, last)
         lone = [whole, rest] if stage.vectors == 2 else [Blocks(tiles, first, last)]
-        _rows_of_blocks(emit, lone, [whole, rest], frame, Range(*rows))
+        _range(emit, lone, [whole, rest], frame, Range(*rows))
 
-    places = frame, *_blocks_of_member(emit, stage, frame)
+    blocks = frame, *_blocks_of_member(emit, stage, frame)
     if len(ranges) == 1:
-        loops(emit, [*places, *ranges[0]])
+        over_rows(emit, [*blocks, *ranges[0]])
         return
-    call = emit.function("rows", [WHOLE] * 6 + [FLAG], loops)
+    call = emit.function("rows", [WHOLE] * 6 + [FLAG], over_rows)
     for rows in ranges:
-        call(emit, *places, *rows)
+        call(emit, *blocks, *rows)
 
 
-def _rows_of_blocks(emit: Emitter, lone: list[Blocks], many: list[Blocks], frame: Any, rows: Range) -> None:
-    """A range of rows at all blocks: those for a row alone, or those for several."""
+def _range(emit: Emitter, lone: list[Blocks], many: list[Blocks], frame: Any, rows: Range) -> None:
+    """All rows of a range, at all blocks: a row alone goes through ``lone``, several go through ``many``."""
     single = emit.equal(emit.difference(rows.stop, rows.start), emit.whole(1))
     with emit.either(single) as (if_single, otherwise):
         with if_single:
@@ -107,8 +107,8 @@ def _rows_of_block(emit: Emitter, blocks: Blocks, frame: Any, rows: Range, block
 
 
 def _leaving_no_row_alone(emit: Emitter, row: Any, stop: Any, height: int) -> Any:
-    """Where the rows for tiles of this height end, so that one row of a block is never what is left: its few sums would
-    wait for each addition to end. Seven rows are four and three."""
+    """Where the rows for tiles of this height end, so that one row is not what is left: its few sums would wait for
+    each addition to end. Seven rows are four and three, five are three and two, which tiles of both heights take."""
     rows = emit.difference(stop, row)
     whole = emit.times(emit.quotient(rows, emit.whole(height)), height)
     alone = emit.equal(emit.difference(rows, whole), emit.whole(1))

@@ -68,7 +68,7 @@ def _heights(target: Target, vectors: int) -> tuple[int, ...]:
     if target.registers == 32:
         tallest = min(24 // vectors, 12)
         return (tallest, *(h for h in (6, 4, 2, 1) if h < tallest))
-    return target.heights(vectors, three=False)
+    return tuple(h for h in target.heights(vectors) if h != 3)  # there are hardly ever three left
 
 
 def _function(caller: Emitter, name: str, body: Callable[[Emitter, Operands, Any, Any], None]) -> Callable[..., None]:

@@ -87,10 +87,10 @@ def spaced(shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Array:
 
 
 def pack_matrices(matrices: list[Array], stage: TileStage, target: Target, dtype: np.dtype[Any]) -> tuple[Array, Array]:
-    """(units, K) matrices, one a sum, as the stage's tiles read them, flat, and zero where there is no unit.
+    """(blocks, tail): (units, K) matrices, one a sum, as the stage's tiles read them.
 
-    Returns all units in blocks, [block][panel][k][column][lane], see `tile`, and those of the tail once more, as
-    [vector][k][lane], see `tail`.
+    Both are flat, and zero where there is no unit. In blocks, [block][panel][k][column][lane] (see `tile`), there are
+    all units, and those of the tail once more as [vector][k][lane] (see `tail`).
     """
     (units, depth), lanes, sums = matrices[0].shape, target.lanes(dtype), len(matrices)
     of_block = stage.vectors * lanes

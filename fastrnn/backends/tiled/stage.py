@@ -43,8 +43,8 @@ class TileStage(NamedTuple):
     ``vectors`` units' vectors a block; ``width`` the field of the number of units; ``epilogue`` emits what follows:
     ``epilogue(emit, view, sums)`` for one row and one vector of units, given the sums of all products. ``long`` says
     that this is a cell's arithmetic, not a mere store; ``reads`` are rows that it reads and nothing has read lately:
-    they are fetched while the products are under way. ``wide_vectors`` is how many vectors
-    the blocks before a narrow one have.
+    they are fetched while the products are under way. ``wide_vectors`` is how many vectors the blocks before a narrow
+    one have.
     """
 
     products: tuple[TileProduct, ...]
@@ -71,7 +71,7 @@ class TileStage(NamedTuple):
 
     @property
     def packed_sums(self) -> int:
-        """How many sums of a unit decide whether it is in a tail: see `blocks_before_tail`."""
+        """How many sums of a unit stand side by side in a tail, for `blocks_before_tail` (also in `loops`)."""
         return max(self.columns) if self.vectors == 1 else 1
 
     def blocks_before_tail(self, units: int, lanes: int) -> int:

@@ -23,7 +23,7 @@ from fastrnn.backends.tiled.stage import TileProduct, TileStage, View
 from fastrnn.backends.tiled.target import UNDER_WAY, Target
 from fastrnn.backends.tiled.tile import (
     ARGUMENTS,
-    Epilogue,
+    EpilogueFunction,
     Tile,
     accumulate,
     column_bytes,
@@ -33,10 +33,15 @@ from fastrnn.backends.tiled.tile import (
 
 
 def tail_heights(target: Target, stage: TileStage) -> tuple[int, ...]:
-    """How many rows tiles of the tail take at once; none where there is never a tail."""
+    """How many rows tiles of the tail take at once; none where there is never a tail.
+
+    Fewer rows are left to the last block's own tiles; where blocks have two vectors that is the narrow block's, which
+    takes one. Processors without fused multiply-adds do without the tallest: see `Target.heights`.
+    """
     if stage.vectors == stage.packed_sums == 1:
         return ()
-    return tuple(h for h in (8, 4, 2) if (target.fma or h < 8) and (stage.vectors == 2 or h > 2))
+    tallest = (8,) if target.fma else ()
+    return (*tallest, 4, 2) if stage.vectors == 2 else (*tallest, 4)
 
 
 def tail_vectors(sums: int, units: int, lanes: int) -> int:
@@ -44,7 +49,7 @@ def tail_vectors(sums: int, units: int, lanes: int) -> int:
     return -(-sums * units // lanes)
 
 
-def tail_function(caller: Emitter, stage: TileStage, epilogue: Epilogue | None, height: int) -> Tile:
+def tail_function(caller: Emitter, stage: TileStage, epilogue: EpilogueFunction | None, height: int) -> Tile:
     """The tile of so many rows of the tail, which is what stands in the last block."""
 
     def body(emit: Emitter, arguments: list[Any]) -> None:
@@ -113,7 +118,9 @@ class _Stored(_Tail):
 class _TakenApart(_Tail):
     """That of a cell's arithmetic: one vector of units at most, whose sums come one after the other in memory."""
 
-    def __init__(self, emit: Emitter, stage: TileStage, height: int, arguments: list[Any], epilogue: Epilogue) -> None:
+    def __init__(
+        self, emit: Emitter, stage: TileStage, height: int, arguments: list[Any], epilogue: EpilogueFunction
+    ) -> None:
         super().__init__(emit, stage, height, arguments)
         self.epilogue = epilogue
         self.memory = emit.room(height * sum(stage.columns))

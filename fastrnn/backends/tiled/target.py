@@ -30,15 +30,15 @@ class Target(NamedTuple):
         """
         return 24 if self.registers == 32 else 12 if self.fma else 9
 
-    def heights(self, vectors: int, three: bool = True) -> tuple[int, ...]:
+    def heights(self, vectors: int) -> tuple[int, ...]:
         """How many rows a tile of so many vectors a row takes at once: the tallest first, then down to one.
 
-        With ``three`` that many, too, since two and one would read the weights once more, for few sums: of three and
-        seven rows that takes 5 to 15 % longer on a Zen 4, with weights in the second cache. Processors without fused
+        Three rows at once, since two and one would read the weights once more, for few sums: of three to fifteen rows
+        that takes up to 16 % longer on a Zen 4, with weights in the second cache. Processors without fused
         multiply-adds do without: what they get is there to be right, and not to be large.
         """
         tallest = max(1, min(self.sums // vectors, 8))
-        return (tallest, *(h for h in (4, 3, 2, 1) if h < tallest and (h != 3 or (three and self.fma))))
+        return (tallest, *(h for h in (4, 3, 2, 1) if h < tallest and (h != 3 or self.fma)))
 
     def panel(self, columns: int) -> int:
         """How many of a block's columns stand beside each other in memory, for each k: all, or two where registers are
@@ -51,7 +51,7 @@ class Target(NamedTuple):
         return 2 if self.registers == 16 and columns > 3 and columns % 2 == 0 else columns
 
     def tile_heights(self, columns: Sequence[int]) -> tuple[int, ...]:
-        """The same for a tile with so many columns of each product."""
+        """`heights` of a tile with so many columns of each product."""
         widest = max(map(self.panel, columns))
         if self.registers == 32 or max(columns) == widest:
             return self.heights(sum(columns))
@@ -66,7 +66,7 @@ class Target(NamedTuple):
         return [range(width * (panels * i // count), width * (panels * (i + 1) // count)) for i in range(count)]
 
     def left_out(self, vectors: int) -> int:
-        """Which of these heights is left out where the processor takes vectors of 64 bytes in two halves; 0: none.
+        """Which of the `heights` is left out where the processor takes vectors of 64 bytes in two halves; 0: none.
 
         At the end of a chain (see `chains`), or of a tile, all sums are stored. On a Zen 4 sixteen stores of 64 bytes
         pass unnoticed; twenty hold up what follows for some 80 cycles, 5 % of a chain's time. Tiles of twelve sums gain

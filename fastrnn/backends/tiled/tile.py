@@ -23,7 +23,7 @@ ARGUMENTS = (WHOLE, WHOLE, WHOLE, FLAG)
 Held = tuple[range, list[Any]]  # some columns of a product, and all rows' sums of them
 
 
-class Epilogue:
+class EpilogueFunction:
     """A stage's epilogue as a function of its own, for sums in memory: one for the tiles of all heights.
 
     Written out for all rows of a tile it would share the registers with the sums of all rows, and be several times as
@@ -64,7 +64,7 @@ def _if_any(emit: Emitter, vector: int, left: Any) -> AbstractContextManager[Non
     return emit.when(emit.less(emit.whole(vector * emit.lanes), left)) if vector else nullcontext()
 
 
-def tile_function(caller: Emitter, stage: TileStage, epilogue: Epilogue | None, height: int, span: int) -> Tile:
+def tile_function(caller: Emitter, stage: TileStage, epilogue: EpilogueFunction | None, height: int, span: int) -> Tile:
     """The tile of so many rows and blocks; with an ``epilogue`` its sums are handed over in memory."""
 
     def body(emit: Emitter, arguments: list[Any]) -> None:
