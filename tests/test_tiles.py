@@ -175,7 +175,7 @@ def stage_of(sums: int, vectors: int) -> TileStage:
     return TileStage((product,), vectors, f.HIDDEN_SIZE, lambda *_: None)
 
 
-SHIPPED = ("lstm", "gru", "rnn_tanh", "ligru", "gru_reset_before", "lstm_peephole", "lstm_projected")
+SOME_CELLS = ("lstm", "gru", "rnn_tanh", "ligru", "gru_reset_before", "lstm_peephole", "lstm_projected")
 UNITS = [
     ("float32", units) for units in (*range(1, 6), *range(7, 10), 11, 12, 13, *range(15, 22, 2), 24, 31, 35, 69, 73)
 ]
@@ -183,7 +183,7 @@ UNITS += [("float64", units) for units in (1, 2, 3, 5, 7, 9, 11, 15, 67)]
 
 
 @pytest.mark.parametrize(("dtype", "units"), UNITS)
-@pytest.mark.parametrize("cell", SHIPPED)
+@pytest.mark.parametrize("cell", SOME_CELLS)
 @pytest.mark.parametrize("backend", COMPILED)
 def test_a_tail_has_the_bits_of_a_block(backend: str, cell: str, dtype: str, units: int) -> None:
     """Fifteen rows take its tiles of all heights, and a row alone none of them; the more units, the more chains."""

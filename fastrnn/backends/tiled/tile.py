@@ -70,7 +70,7 @@ def tile_function(caller: Emitter, stage: TileStage, epilogue: EpilogueFunction 
     def body(emit: Emitter, arguments: list[Any]) -> None:
         frame, row, block, with_products = arguments
         views = [View(emit, frame, emit.sum(row, emit.whole(m))) for m in range(height)]
-        units = units_of(emit, stage, block, span)
+        units = _units_of(emit, stage, block, span)
         if height > 1:
             fetch_reads(emit, stage, frame, row, height, units)
         memory = emit.room(height * sum(stage.columns)) if epilogue else None
@@ -96,7 +96,7 @@ def tile_function(caller: Emitter, stage: TileStage, epilogue: EpilogueFunction 
     return caller.function(f"tile_{height}x{sum(stage.columns)}x{span}", ARGUMENTS, body)
 
 
-def units_of(emit: Emitter, stage: TileStage, block: Any, span: int = 1) -> list[Any]:
+def _units_of(emit: Emitter, stage: TileStage, block: Any, span: int) -> list[Any]:
     """The first unit of each vector of some blocks."""
     first = emit.times(block, stage.pitch * emit.lanes)
     return [emit.sum(first, emit.whole(vector * emit.lanes)) for vector in range(stage.vectors * span)]
