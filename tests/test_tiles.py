@@ -6,7 +6,9 @@ import itertools
 import platform
 import re
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from fastrnn import cells
 from fastrnn.backends.cython_.c_text import Emitter, Functions
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.emitter import WHOLE
-from fastrnn.backends.tiled.loops import Blocks, Range, _blocks_of_member, _rows_of_block, tile_shapes
+from fastrnn.backends.tiled.loops import Range, Tiles, _range, _rows_of_block, _share, tile_shapes
 from fastrnn.backends.tiled.program import (
     BACKWARD_STEP,
     FINISH_STEP,
@@ -115,26 +117,32 @@ def cut(target: Target, columns: int, rows: int, halves: int = 0, heights: tuple
         (height, 1): lambda *_, height=height: emit._line(f"taken.append({height})")
         for height in heights or target.tile_heights((columns,))
     }
-    blocks = Blocks(tiles, "0", "1", 0 if heights else target.left_out(columns))
-    _rows_of_block(emit, blocks, "0", Range("0", str(rows), "1"), "0")
-    run(emit.lines, {"taken": taken, "read_whole": lambda _: halves})
+    of_block = Tiles(tiles, 0 if heights else target.left_out(columns))
+    _rows_of_block(emit, of_block, "0", Range("0", str(rows), "1"), "0")
+    exec(python_of(emit.lines), {"taken": taken, "read_whole": lambda _: halves})
     return taken
 
 
-def run(lines: list[str], names: dict[str, Any]) -> None:
-    """Run C text as Python."""
-    text = "\n".join(lines)
-    for pattern, python in [
+def python_of(lines: list[str]) -> CodeType:
+    """C text as Python: statements are alike but for these, and loops take a step at their end."""
+    patterns = [
         (r"INT64_C\((\d+)\)", r"\1"),
         (r"(?:const )?int64_t ", ""),
         (r"([^=]*) = (.*) \? (.*) : (.*);", r"\1 = \3 if \2 else \4"),
-        (r"for \(; (\w+) \+ (\d) <= (\w+); .*\) {\n(.*)\n *}", r"while \1 + \2 <= \3:\n\4; \1 += \2"),
+        (r"for \(; (.*); .*\) {", r"while \1:"),
+        (r" {$", ":"),
         (r" / ", " // "),
-        (";\n", "\n"),
-        (";$", ""),
-    ]:
-        text = re.sub(pattern, python, text)
-    exec(textwrap.dedent(text), names)
+        (r";$", ""),
+    ]
+    found, ends = [], []
+    for line in lines:
+        if line.endswith("{"):
+            ends.append(re.sub(r".*for \(.*; (.*)\) {", r"\1", line) if "for (" in line else "pass")
+        text = line.replace("}", "    " + ends.pop()) if line.endswith("}") else line
+        for pattern, python in patterns:
+            text = re.sub(pattern, python, text)
+        found.append(text)
+    return compile(textwrap.dedent("\n".join(found)), "emitted", "exec")
 
 
 @pytest.mark.parametrize("lanes", [4, 8, 16])
@@ -153,21 +161,63 @@ def test_a_tail_takes_fewer_vectors(sums: int, vectors: int, lanes: int) -> None
 @pytest.mark.parametrize("team", [0, 2, 3])
 @pytest.mark.parametrize("target", [AVX512, AVX2, SSE2])
 @pytest.mark.parametrize(("sums", "vectors"), [(1, 2), (2, 2), (3, 1), (4, 1), (7, 1), (1, 3), (1, 4)])
-def test_the_members_of_a_team_share_the_blocks(sums: int, vectors: int, target: Target, team: int) -> None:
-    """Each takes some, all of them together take all, and what is the tail is as where weights are packed."""
-    stage = stage_of(sums, vectors)
+def test_the_members_of_a_team_share_a_stage(sums: int, vectors: int, target: Target, team: int) -> None:
+    """Each row of each block is taken once, with the tail's tiles where weights are packed for them; of full blocks
+    nobody has much more to do than the others."""
+    stage, members = stage_of(sums, vectors), max(team, 1)
+    code, lanes = share_of(stage, target), target.lanes(np.dtype(np.float32))
+    for blocks, more, rows in itertools.product((0, 1, 2, 5), (1, lanes + 1, vectors * lanes), (1, 2, 3, 4, 5, 8, 11)):
+        units = blocks * vectors * lanes + more
+        whole, count = stage.blocks_before_tail(units, lanes), -(-units // (vectors * lanes))
+        taken = [taken_by(code, units, rows, team, member) for member in range(members)]
+        everything = [
+            (tile == "tail", row + r, block + b)
+            for of_member in taken
+            for tile, height, span, row, block in of_member
+            for r in range(height)
+            for b in range(span)
+        ]
+        tail = range(whole, count) if rows > 1 or vectors == 2 else ()
+        expected = [(b in tail, row, b) for row in range(7, 7 + rows) for b in range(count)]
+        assert sorted(everything) == sorted(expected)
+        if rows > 1:
+            work = [sum(height for tile, height, *_ in of_member if tile == "whole") for of_member in taken]
+            assert max(work) - min(work) <= whole % members
+
+
+def test_rows_of_a_tail_are_cut_where_its_tiles_end() -> None:
+    stage = stage_of(4, 1)
+    code = share_of(stage, AVX512)
+    heights = {
+        rows: [[height for tile, height, *_ in taken_by(code, 100, rows, 2, member) if tile == "tail"]
+               for member in (0, 1)] for rows in (3, 4, 6, 8, 9, 16)
+    }  # fmt: skip
+    assert heights == {3: [[3], []], 4: [[4], []], 6: [[4], [2]], 8: [[4], [4]], 9: [[4], [3, 2]], 16: [[8], [8]]}
+
+
+def share_of(stage: TileStage, target: Target) -> CodeType:
+    """What is emitted around the tiles of a stage, which note in ``taken`` that they are called."""
     emit = Emitter(Functions(np.dtype(np.float32), target))
-    places = _blocks_of_member(emit, stage, "0")
-    for units in range(1, 3 * vectors * emit.lanes + 1):
-        taken = []
-        for member in range(max(team, 1)):
-            fields = {8 * f.HIDDEN_SIZE: units, 8 * f.TEAM: team, 8 * f.MEMBER: member}
-            names: dict[str, Any] = {"read_whole": fields.get}
-            run(emit.lines, names)
-            first, tail, last = (names[place] for place in places)
-            taken += [(block, block >= tail) for block in range(first, last)]
-        count = -(-units // (vectors * emit.lanes))
-        assert taken == [(b, b >= stage.blocks_before_tail(units, emit.lanes)) for b in range(count)]
+
+    def noting(tile: str, shapes: Iterable[tuple[int, int]]) -> Tiles:
+        def made(shape: tuple[int, int]) -> Any:
+            return lambda emit, _, row, block, __: emit._line(f"taken.append({(tile, *shape)} + ({row}, {block}))")
+
+        return Tiles({shape: made(shape) for shape in shapes})
+
+    shapes = tile_shapes(target, stage)
+    few = [(1, 1)] if stage.vectors == 2 else [(height, 1) for height in (3, 2, 1) if (height, 1) in shapes]
+    whole, tail = noting("whole", shapes), noting("tail", [*((h, 1) for h in tail_heights(target, stage)), *few])
+    _range(emit, stage, _share(emit, stage, "0"), whole, tail, "0", Range("7", "(7 + rows)", "1"))
+    return python_of(emit.lines)
+
+
+def taken_by(code: CodeType, units: int, rows: int, team: int, member: int) -> list[tuple[str, int, int, int, int]]:
+    """(whole or tail, rows, blocks, first row, first block): the tiles that a member takes."""
+    taken: list[tuple[str, int, int, int, int]] = []
+    fields = {8 * f.HIDDEN_SIZE: units, 8 * f.TEAM: team, 8 * f.MEMBER: member}
+    exec(code, {"read_whole": fields.get, "rows": rows, "taken": taken})
+    return taken
 
 
 def stage_of(sums: int, vectors: int) -> TileStage:
@@ -284,14 +334,16 @@ def test_what_is_emitted_leaves_out_the_tallest_tile(kind: int) -> None:
     functions = Functions(np.dtype(np.float32), AVX512)
     functions.define("emitted", [WHOLE] * 3, lambda emit, arguments: program.emit(emit, kind, *arguments))
     text = functions.text()
-    found = re.findall(r"for \(; i\d+ \+ \d <= (\w+); i\d+ \+= \d\) {\n *tile_(\d)x4x1", text)
-    begin = [height for _, height in found].index("6")
-    (tall, *others), heights = zip(*found[begin : begin + 5], strict=True)
+    loop = r"int64_t (i\d+) = (\w+);\n *for \(; \1 \+ \d <= (\w+); \1 \+= \d\) {\n *tile_(\d)x4x1"
+    found = re.findall(loop, text)
+    begin = [height for *_, height in found].index("6")
+    _, starts, (tall, *others), heights = zip(*found[begin : begin + 5], strict=True)
     assert heights == ("6", "4", "3", "2", "1")
     halves, first, last = re.search(rf"{tall} = \((\w+) != INT64_C\(0\)\) \? (\S+) : (\w+);", text).groups()  # type: ignore[union-attr]
-    assert first == "INT64_C(0)"
-    assert last != "a2"  # no row is left alone
-    assert others[1:] == ["a2"] * 3
+    assert first == starts[0]
+    stop = others[1]
+    assert last != stop  # no row is left alone
+    assert others[1:] == [stop] * 3
     assert text.count(f"({halves} != ") == 1
     place = re.search(rf"{halves} = read_whole\((\w+)\);", text).group(1)  # type: ignore[union-attr]
     assert re.search(rf"{place} = a0 \+ INT64_C\({8 * f.HALVES}\);", text)

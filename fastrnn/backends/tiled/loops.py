@@ -1,4 +1,4 @@
-"""The loops around the tiles: a stage's blocks of units, or those of a member of a team, and its rows."""
+"""The loops around the tiles: a stage's blocks of units and its rows, or what of these a member of a team takes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from fastrnn.backends.tiled.tail import tail_function, tail_heights
 from fastrnn.backends.tiled.target import UNDER_WAY, Target
 from fastrnn.backends.tiled.tile import EpilogueFunction, Tile, tile_function
 
+TAIL_ROWS = 4  # tiles of fewer rows have no use for a tail
+
 
 class Range(NamedTuple):
     """Rows ``start .. stop - 1``; ``with_products`` says whether products of segments reach them."""
@@ -21,14 +23,22 @@ class Range(NamedTuple):
     with_products: Any
 
 
-class Blocks(NamedTuple):
-    """Blocks ``begin .. end - 1`` of a stage, and its tiles by the number of rows and of blocks; ``left_out`` is the
-    height that a processor does without that takes vectors in halves, 0 if none (`Target.left_out`)."""
+class Tiles(NamedTuple):
+    """Tiles by the number of rows and of blocks; ``left_out`` is the height that a processor does without that takes
+    vectors in halves, 0 if none (`Target.left_out`)."""
 
-    tiles: dict[tuple[int, int], Tile]
-    begin: Any
-    end: Any
+    of: dict[tuple[int, int], Tile]
     left_out: int = 0
+
+
+class Share(NamedTuple):
+    """Who computes a stage: blocks ``0 .. whole - 1`` are full, ``whole .. count - 1`` are the tail, and ``member`` of
+    a ``team`` takes some of these (0 of 1: all)."""
+
+    whole: Any
+    count: Any
+    team: Any
+    member: Any
 
 
 def emit_stage(emit: Emitter, stage: TileStage, frame: Any, ranges: Sequence[Range]) -> None:
@@ -45,34 +55,42 @@ def emit_stage(emit: Emitter, stage: TileStage, frame: Any, ranges: Sequence[Ran
         of_tail[1, 1] = tile_function(emit, stage.narrow(), None, 1, 1)
     else:
         of_tail |= {(height, 1): tiles[height, 1] for height in (3, 2, 1) if (height, 1) in tiles}
+    whole, tail = Tiles(tiles, emit.target.left_out(sum(stage.columns))), Tiles(of_tail)
 
     def over_rows(emit: Emitter, arguments: list[Any]) -> None:
-        frame, first, tail, last, *rows = arguments
-        whole = Blocks(tiles, first, tail, emit.target.left_out(sum(stage.columns)))
-        rest = Blocks(of_tail, tail, last)
-        lone = [whole, rest] if stage.vectors == 2 else [Blocks(tiles, first, last)]
-        _range(emit, lone, [whole, rest], frame, Range(*rows))
+        frame, *rest = arguments
+        _range(emit, stage, Share(*rest[:4]), whole, tail, frame, Range(*rest[4:]))
 
-    blocks = frame, *_blocks_of_member(emit, stage, frame)
+    share = _share(emit, stage, frame)
     if len(ranges) == 1:
-        over_rows(emit, [*blocks, *ranges[0]])
+        over_rows(emit, [frame, *share, *ranges[0]])
         return
-    call = emit.function("rows", [WHOLE] * 6 + [FLAG], over_rows)
+    call = emit.function("rows", [WHOLE] * 7 + [FLAG], over_rows)
     for rows in ranges:
-        call(emit, *blocks, *rows)
+        call(emit, frame, *share, *rows)
 
 
-def _range(emit: Emitter, lone: list[Blocks], many: list[Blocks], frame: Any, rows: Range) -> None:
-    """All rows of a range, at all blocks: a row alone goes through ``lone``, several go through ``many``."""
+def _share(emit: Emitter, stage: TileStage, frame: Any) -> Share:
+    width, team, member = (
+        emit.read_whole(emit.sum(frame, emit.whole(8 * field))) for field in (stage.width, f.TEAM, f.MEMBER)
+    )
+    sums, lanes, units = stage.packed_sums, emit.lanes, stage.vectors * emit.lanes
+    count = emit.quotient(emit.sum(width, emit.whole(units - 1)), emit.whole(units))
+    # As `TileStage.blocks_before_tail` has it.
+    whole = emit.quotient(emit.sum(emit.times(width, sums), emit.whole(lanes - 1)), emit.whole(sums * units))
+    return Share(whole, count, emit.greater(team, emit.whole(1)), member)
+
+
+def _range(
+    emit: Emitter, stage: TileStage, share: Share, whole: Tiles, tail: Tiles, frame: Any, rows: Range
+) -> None:  # fmt: skip
+    """All rows of a range, at a member's share of all blocks."""
     single = emit.equal(emit.difference(rows.stop, rows.start), emit.whole(1))
     with emit.either(single) as (if_single, otherwise):
         with if_single:
-            for blocks in lone:
-                _lone_row(emit, blocks, frame, rows)
+            _lone_row(emit, share, whole, tail if stage.vectors == 2 else whole, frame, rows)
         with otherwise:
-            for blocks in many:
-                with emit.loop(blocks.begin, blocks.end, 1, []) as (block, _, _after):
-                    _rows_of_block(emit, blocks, frame, rows, block)
+            _several_rows(emit, share, whole, tail, frame, rows)
 
 
 def tile_shapes(target: Target, stage: TileStage) -> list[tuple[int, int]]:
@@ -81,28 +99,68 @@ def tile_shapes(target: Target, stage: TileStage) -> list[tuple[int, int]]:
     return [*((height, 1) for height in target.tile_heights(stage.columns)), *((1, span) for span in spans)]
 
 
-def _lone_row(emit: Emitter, blocks: Blocks, frame: Any, rows: Range) -> None:
-    """As many blocks at once as there are tiles for."""
-    begin = blocks.begin
-    for span in sorted((span for height, span in blocks.tiles if height == 1), reverse=True):
-        with emit.loop(begin, blocks.end, span, []) as (block, _, after):
-            blocks.tiles[1, span](emit, frame, rows.start, block, rows.with_products)
+def _lone_row(emit: Emitter, share: Share, whole: Tiles, last: Tiles, frame: Any, rows: Range) -> None:
+    """A member's blocks, as many at once as there are tiles for; ``last`` takes what stands in a tail for more rows."""
+    begin, end = (
+        emit.quotient(emit.times(share.count, number), share.team)
+        for number in (share.member, emit.sum(share.member, emit.whole(1)))
+    )
+    if last is not whole:
+        full = emit.greater(begin, emit.lesser(end, share.whole))
+        _row_at_blocks(emit, whole, begin, full, frame, rows)
+        begin = full
+    _row_at_blocks(emit, last, begin, end, frame, rows)
+
+
+def _row_at_blocks(emit: Emitter, tiles: Tiles, begin: Any, end: Any, frame: Any, rows: Range) -> None:
+    for span in sorted((span for height, span in tiles.of if height == 1), reverse=True):
+        with emit.loop(begin, end, span, []) as (block, _, after):
+            tiles.of[1, span](emit, frame, rows.start, block, rows.with_products)
         begin = after[-1]
 
 
-def _rows_of_block(emit: Emitter, blocks: Blocks, frame: Any, rows: Range, block: Any) -> None:
+def _several_rows(emit: Emitter, share: Share, whole: Tiles, tail: Tiles, frame: Any, rows: Range) -> None:
+    """As many full blocks for each member as for the others; those that are left and the tail are shared by rows."""
+    each = emit.quotient(share.whole, share.team)
+    shared = emit.times(each, share.team)
+    some = _rows_of_member(emit, share, rows, 1)
+    with emit.loop(emit.whole(0), emit.sum(each, emit.difference(share.whole, shared)), 1, []) as (index, _, _end):
+        own = emit.less(index, each)
+        before = emit.choose(own, emit.times(each, share.member), emit.difference(shared, each))
+        start, stop = (emit.choose(own, rows.start, some.start), emit.choose(own, rows.stop, some.stop))
+        _rows_of_block(emit, whole, frame, rows._replace(start=start, stop=stop), emit.sum(before, index))
+    some = _rows_of_member(emit, share, rows, TAIL_ROWS)
+    with emit.loop(share.whole, share.count, 1, []) as (block, _, _end):
+        _rows_of_block(emit, tail, frame, some, block)
+
+
+def _rows_of_member(emit: Emitter, share: Share, rows: Range, multiple: int) -> Range:
+    """A member's part of the rows, about as many as the others', cut where there is a multiple of rows before."""
+
+    def cut(number: Any) -> Any:
+        before = emit.quotient(emit.times(count, number), share.team)
+        if multiple > 1:
+            pieces = emit.quotient(emit.sum(before, emit.whole(multiple - 1)), emit.whole(multiple))
+            before = emit.lesser(emit.times(pieces, multiple), count)
+        return emit.sum(rows.start, before)
+
+    count = emit.difference(rows.stop, rows.start)
+    return rows._replace(start=cut(share.member), stop=cut(emit.sum(share.member, emit.whole(1))))
+
+
+def _rows_of_block(emit: Emitter, tiles: Tiles, frame: Any, rows: Range, block: Any) -> None:
     """The rows of a block, as many at once as there are tiles for; on some processors without those of one height."""
-    heights = [height for height, span in blocks.tiles if span == 1]
+    heights = [height for height, span in tiles.of if span == 1]
     row = rows.start
     for height in heights:
         last = rows.stop
         if height > 3 and 3 in heights:
             last = _leaving_no_row_alone(emit, row, last, height)
-        if height == blocks.left_out:
+        if height == tiles.left_out:
             halves = emit.read_whole(emit.sum(frame, emit.whole(8 * f.HALVES)))
             last = emit.choose(emit.differ(halves, emit.whole(0)), row, last)
         with emit.loop(row, last, height, []) as (first_row, _, end):
-            blocks.tiles[height, 1](emit, frame, first_row, block, rows.with_products)
+            tiles.of[height, 1](emit, frame, first_row, block, rows.with_products)
         row = end[-1]
 
 
@@ -113,21 +171,3 @@ def _leaving_no_row_alone(emit: Emitter, row: Any, stop: Any, height: int) -> An
     whole = emit.times(emit.quotient(rows, emit.whole(height)), height)
     alone = emit.equal(emit.difference(rows, whole), emit.whole(1))
     return emit.choose(alone, emit.difference(stop, emit.whole(2)), stop)
-
-
-def _blocks_of_member(emit: Emitter, stage: TileStage, frame: Any) -> tuple[Any, Any, Any]:
-    """(first, tail, last): a stage's blocks of units, or those that are the member's where a team shares them.
-
-    What stands from ``tail`` on is a tail: see `TileStage.blocks_before_tail`.
-    """
-    width, team, member = (
-        emit.read_whole(emit.sum(frame, emit.whole(8 * field))) for field in (stage.width, f.TEAM, f.MEMBER)
-    )
-    sums, lanes, units = stage.packed_sums, emit.lanes, stage.vectors * emit.lanes
-    blocks = emit.quotient(emit.sum(width, emit.whole(units - 1)), emit.whole(units))
-    whole = emit.quotient(emit.sum(emit.times(width, sums), emit.whole(lanes - 1)), emit.whole(sums * units))
-    members = emit.greater(team, emit.whole(1))
-    first, last = (
-        emit.quotient(emit.times(blocks, number), members) for number in (member, emit.sum(member, emit.whole(1)))
-    )
-    return first, emit.greater(first, emit.lesser(last, whole)), last
