@@ -24,7 +24,14 @@ from fastrnn.backends.cython_.c_text import Functions
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.emitter import WHOLE
 from fastrnn.backends.tiled.outer import OPERAND_KINDS, Operands, emit_outer
-from fastrnn.backends.tiled.program import BACKWARD_STEP, FORWARD_STEP, INPUT_STAGE, KINDS, Program
+from fastrnn.backends.tiled.program import (
+    BACKWARD_STEP,
+    FORWARD_STEP,
+    INPUT_GRADIENT_STAGE,
+    INPUT_STAGE,
+    KINDS,
+    Program,
+)
 from fastrnn.backends.tiled.target import Target
 from fastrnn.equations import trace
 from fastrnn.plan import plan
@@ -52,27 +59,34 @@ def test_a_step_back_fetches_the_tape_and_dy(name: str) -> None:
     fetched = []
     for stage, tile in zip(program.plan.backward, program.backward, strict=True):
         kept = [program._rows(place) for place in stage.loads.values() if place[0] == "kept"]
-        assert set(kept) <= set(tile.reads)
-        fetched += [rows.address for rows in tile.reads if rows not in kept]
+        assert set(kept) <= set(tile.fetched)
+        fetched += [rows.address for rows in tile.fetched if rows not in kept]
     assert fetched == [f.DY]
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "rnn_tanh"])
-def test_of_all_stages_only_those_of_a_step_back_fetch(name: str) -> None:
-    """What else there is reads what has been written just before; for x and y of ragged rows see below."""
+def test_of_all_stages_those_of_a_step_back_and_of_dx_fetch(name: str) -> None:
+    """What the others read has been written just before; for x and y of ragged rows see below."""
     program = program_of(name)
     found = [
         fetches([WHOLE] * 3, lambda emit, arguments, kind=kind: program.emit(emit, kind, *arguments))
         for kind in range(KINDS)
     ]
-    assert [kind for kind, count in enumerate(found) if count] == [BACKWARD_STEP]
+    assert [kind for kind, count in enumerate(found) if count] == [BACKWARD_STEP, INPUT_GRADIENT_STAGE]
 
 
-def test_weight_gradients_fetch_the_next_tiles_values() -> None:
+def test_weight_gradients_fetch_the_next_tiles_values_and_vectors() -> None:
+    """Of a all tiles do, of b the first ones."""
+
     def body(emit: Any, arguments: list[Any]) -> None:
         emit_outer(emit, Operands(*arguments))
 
-    assert fetches(OPERAND_KINDS, body) > 0
+    functions = Functions(FLOAT32, AVX512)
+    functions.define("emitted", OPERAND_KINDS, body)
+    tiles = re.findall(r"outer_(\w+x\d)_\d+\(int64_t.*?{(.*?)\n}", functions.text(), re.DOTALL)
+    found = {name: tile.count("PREFETCH(") for name, tile in tiles}
+    assert found["fetching_6x4"] == 2 * found["6x4"] > 0
+    assert {name for name in found if "fetching" in name} == {"fetching_6x4"}
 
 
 # --- rows of different lengths ----------------------------------------------------------------------------------------

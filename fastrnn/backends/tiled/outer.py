@@ -45,14 +45,18 @@ def emit_outer(emit: Emitter, operands: Operands) -> None:
     start = emit.whole(0)
     vectors_in_row = emit.quotient(emit.sum(operands.width, emit.whole(emit.lanes - 1)), emit.whole(emit.lanes))
     end = emit.times(vectors_in_row, emit.lanes)
-    for vectors in _widths(emit.target):
-        copy = _copy(emit, vectors)
-        tiles = {height: _tile(emit, vectors, height) for height in _heights(emit.target, vectors)}
+    widest, *others = _widths(emit.target)
+    for vectors in (widest, *others):
+        copy, heights = _copy(emit, vectors), _heights(emit.target, vectors)
+        tiles = [(height, _tile(emit, vectors, height), operands.height) for height in heights]
+        if vectors == widest:  # the first tiles, as many as there are vectors, fetch the next ones
+            last = emit.lesser(operands.height, emit.whole(vectors * heights[0]))
+            tiles.insert(0, (heights[0], _tile(emit, vectors, heights[0], fetching=True), last))
         with emit.loop(start, end, vectors * emit.lanes, []) as (column, _, past):
             copy(emit, *operands, emit.whole(0), column)
             row = emit.whole(0)
-            for height, tile in tiles.items():
-                with emit.loop(row, operands.height, height, []) as (first, _, after):
+            for height, tile, stop in tiles:
+                with emit.loop(row, stop, height, []) as (first, _, after):
                     tile(emit, *operands, first, column)
                 row = after[-1]
         start = past[-1]
@@ -82,8 +86,7 @@ def _function(caller: Emitter, name: str, body: Callable[[Emitter, Operands, Any
 
 
 def _copy(caller: Emitter, vectors: int) -> Callable[..., None]:
-    """Copy some vectors of all rows of b side by side; lanes past the width are zero. The next ones are fetched: rows
-    lie too far from each other for the processor to see what comes."""
+    """Copy some vectors of all rows of b side by side; lanes past the width are zero."""
 
     def body(emit: Emitter, operands: Operands, _row: Any, column: Any) -> None:
         first = emit.sum(operands.b, emit.times(column, emit.size))
@@ -95,16 +98,18 @@ def _copy(caller: Emitter, vectors: int) -> Callable[..., None]:
                 left = emit.difference(operands.width, emit.sum(column, emit.whole(past)))
                 value = emit.load_first(emit.sum(source, emit.whole(past * emit.size)), left)
                 emit.store(emit.sum(into, emit.whole(past * emit.size)), value)
-                emit.prefetch(emit.sum(source, emit.whole((past + vectors * emit.lanes) * emit.size)))
 
     return _function(caller, f"outer_copy_{vectors}", body)
 
 
-def _tile(caller: Emitter, vectors: int, height: int) -> Callable[..., None]:
-    """One tile of ``into``."""
+def _tile(caller: Emitter, vectors: int, height: int, fetching: bool = False) -> Callable[..., None]:
+    """One tile of ``into``. One that is ``fetching`` asks for one of the vectors of b that are copied next, row by row:
+    these lie too far from each other for the processor to see what comes, and a copy would wait for each of them."""
 
     def body(emit: Emitter, operands: Operands, row: Any, column: Any) -> None:
         a = emit.sum(operands.a, emit.times(row, emit.size))
+        ahead = emit.times(emit.sum(emit.quotient(row, emit.whole(height)), emit.whole(vectors)), emit.lanes)
+        next_vector = emit.sum(operands.b, emit.times(emit.sum(column, ahead), emit.size))
         values = [emit.const(0.0)] * (vectors * height)
         k: Any = emit.whole(0)
         for unroll in (UNROLL, 1):
@@ -112,6 +117,9 @@ def _tile(caller: Emitter, vectors: int, height: int) -> Callable[..., None]:
                 for j in range(unroll):
                     here = emit.sum(index, emit.whole(j))
                     inner = _multiply(emit, operands, a, here, inner, vectors, height)
+                    if fetching:
+                        offset = emit.read_whole(emit.sum(operands.b_offsets, emit.times(here, 8)))
+                        emit.prefetch(emit.sum(next_vector, offset))
                 following += inner
             values, k = following[:-1], following[-1]
         for m in range(height):
@@ -122,7 +130,7 @@ def _tile(caller: Emitter, vectors: int, height: int) -> Callable[..., None]:
                 before = emit.choose(operands.first, emit.const(0.0), emit.load_first(address, left))
                 emit.store_first(address, emit.add(before, values[m * vectors + v]), left)
 
-    return _function(caller, f"outer_{height}x{vectors}", body)
+    return _function(caller, f"outer_{'fetching_' if fetching else ''}{height}x{vectors}", body)
 
 
 def _multiply(emit: Emitter, operands: Operands, a: Any, k: Any, values: Any, vectors: int, height: int) -> list[Any]:

@@ -122,7 +122,8 @@ class Program:
         def store(emit: Emitter, view: View, sums: list[Any]) -> None:
             emit.store_first(view.at(into), sums[0], view.remaining(f.INPUT))
 
-        return TileStage((product,), 2, f.INPUT, store)
+        # Rows of dx may be far apart, and a few vectors of each are written at a time.
+        return TileStage((product,), 2, f.INPUT, store, fetched=(into,))
 
 
 class _Epilogue:

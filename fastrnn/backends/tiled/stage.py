@@ -42,9 +42,9 @@ class TileStage(NamedTuple):
 
     ``vectors`` units' vectors a block; ``width`` the field of the number of units; ``epilogue`` emits what follows:
     ``epilogue(emit, view, sums)`` for one row and one vector of units, given the sums of all products. ``long`` says
-    that this is a cell's arithmetic, not a mere store; ``reads`` are rows that it reads and nothing has read lately:
-    they are fetched while the products are under way. ``wide_vectors`` is how many vectors the blocks before a narrow
-    one have.
+    that this is a cell's arithmetic, not a mere store; ``fetched`` are rows that it reads or writes and that nothing
+    has touched lately: they are fetched while the products are under way. ``wide_vectors`` is how many vectors the
+    blocks before a narrow one have.
     """
 
     products: tuple[TileProduct, ...]
@@ -52,7 +52,7 @@ class TileStage(NamedTuple):
     width: int
     epilogue: Callable[[Emitter, View, list[Any]], None]
     long: bool = False
-    reads: tuple[Rows, ...] = ()
+    fetched: tuple[Rows, ...] = ()
     wide_vectors: int = 0
 
     @property

@@ -27,7 +27,7 @@ from fastrnn.backends.tiled.tile import (
     Tile,
     accumulate,
     column_bytes,
-    fetch_reads,
+    fetch_ahead,
     weights_at,
 )
 
@@ -106,6 +106,7 @@ class _Stored(_Tail):
 
     def emit_all(self) -> None:
         (product,) = self.stage.products
+        fetch_ahead(self.emit, self.stage, self.frame, self.row, self.height, [self.unit])
         with self._vectors(product, self.stage.vectors - 1) as vectors:  # with as many it would be a block
             views, sums = self._views(), InRegisters(self.emit)
             panels, start = self._panels(product, vectors), self._start(product, views, vectors)
@@ -127,7 +128,7 @@ class _TakenApart(_Tail):
 
     def emit_all(self) -> None:
         emit, products = self.emit, self.stage.products
-        fetch_reads(emit, self.stage, self.frame, self.row, self.height, [self.unit])
+        fetch_ahead(emit, self.stage, self.frame, self.row, self.height, [self.unit])
         places = [emit.sum(self.memory, emit.whole(self.epilogue.offset(emit, n))) for n in range(len(products))]
         for product, place in zip(products, places, strict=True):
             if product.sums > 1:

@@ -72,7 +72,7 @@ def tile_function(caller: Emitter, stage: TileStage, epilogue: EpilogueFunction 
         views = [View(emit, frame, emit.sum(row, emit.whole(m))) for m in range(height)]
         units = _units_of(emit, stage, block, span)
         if height > 1:
-            fetch_reads(emit, stage, frame, row, height, units)
+            fetch_ahead(emit, stage, frame, row, height, units)
         memory = emit.room(height * sum(stage.columns)) if epilogue else None
         held: list[Held] = []
         for number, product in enumerate(stage.products):
@@ -102,13 +102,13 @@ def _units_of(emit: Emitter, stage: TileStage, block: Any, span: int) -> list[An
     return [emit.sum(first, emit.whole(vector * emit.lanes)) for vector in range(stage.vectors * span)]
 
 
-def fetch_reads(emit: Emitter, stage: TileStage, frame: Any, row: Any, height: int, units: list[Any]) -> None:
-    """Ask for what the epilogue of some rows is to read."""
-    if not stage.reads:
+def fetch_ahead(emit: Emitter, stage: TileStage, frame: Any, row: Any, height: int, units: list[Any]) -> None:
+    """Ask for what the epilogue of some rows is to read and to write."""
+    if not stage.fetched:
         return
     with emit.loop(emit.whole(0), emit.whole(height), 1, []) as (m, _, _end):
         for view in _places([View(emit, frame, emit.sum(row, m))], units):
-            for rows in stage.reads:
+            for rows in stage.fetched:
                 emit.prefetch(view.at(rows))
 
 
