@@ -110,9 +110,9 @@ class _Worker:
         """The seconds of a call, how many processors were busy, and the seconds that the turn took.
 
         A turn begins with calls that do not count, one at least: they find the caches filled by others and the helping
-        threads asleep, as no call in a loop does.
+        threads asleep, as no call in a loop does. It takes a millisecond until all of these are at work.
         """
-        ahead, _ = self._run(variant, max(1, calls // 10))
+        ahead, _ = self._run(variant, max(1, calls // 4))
         seconds, busy = self._run(variant, calls)
         return {"seconds": seconds / calls, "busy": busy / seconds, "turn": ahead + seconds}
 
