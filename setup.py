@@ -24,7 +24,7 @@ EXTRA = "FASTRNN_BUILD_FLAGS"  # further options of compiler and linker, such as
 # What is fused, and in which order things are added, is in the text: the compiler must not change it.
 GCC = [
     "-std=c11", "-O2", "-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing", "-fvisibility=hidden",
-    "-ffunction-sections", "-g0",
+    "-ffunction-sections", "-g0", "-fno-asynchronous-unwind-tables",  # nothing unwinds through C; they take 160 KB
     "-falign-loops=64",  # up to a tenth where two hardware threads share a core (LSTM, one row, weights from L2)
 ]  # fmt: skip
 MSVC = ["/std:c11", "/O2", "/fp:precise", "/GL-"]  # code is made for one instruction set each, not when linking

@@ -76,17 +76,28 @@ def test_of_all_stages_those_of_a_step_back_and_of_dx_fetch(name: str) -> None:
 
 
 def test_weight_gradients_fetch_the_next_tiles_values_and_vectors() -> None:
-    """Of a all tiles do, of b the first ones."""
+    """Of a all tiles do. Of b's vectors the first tiles fetch those that are copied next, one each, row by row."""
 
     def body(emit: Any, arguments: list[Any]) -> None:
         emit_outer(emit, Operands(*arguments))
 
     functions = Functions(FLOAT32, AVX512)
     functions.define("emitted", OPERAND_KINDS, body)
-    tiles = re.findall(r"outer_(\w+x\d)_\d+\(int64_t.*?{(.*?)\n}", functions.text(), re.DOTALL)
-    found = {name: tile.count("PREFETCH(") for name, tile in tiles}
-    assert found["fetching_6x4"] == 2 * found["6x4"] > 0
-    assert {name for name in found if "fetching" in name} == {"fetching_6x4"}
+    text = functions.text()
+    (tile,) = re.findall(r"outer_fetching_6x4_\d+\(int64_t a0.*?{\n(.*?)\n}", text, re.DOTALL)
+    plain = re.search(r"outer_6x4_\d+\(int64_t a0.*?{\n(.*?)\n}", text, re.DOTALL)
+    assert plain is not None
+    assert tile.count("PREFETCH(") == 2 * plain.group(1).count("PREFETCH(") > 0
+    last = re.search(r"(\w+) = a7 < INT64_C\(24\) \? a7 : INT64_C\(24\);", text)
+    assert last is not None
+    assert re.search(rf"for \(; (\w+) \+ 6 <= {last.group(1)}; \1 \+= 6\) {{\n *outer_fetching_6x4", text)
+    # From b on, in bytes: behind the column a12, which is that of four vectors, the one after as many as tiles before.
+    before = re.findall(r"int64_t (\w+) = (.*);", tile[: tile.index("for (")])
+    for row, vector in ((0, 4), (6, 5), (12, 6), (18, 7)):
+        known: dict[str, Any] = dict.fromkeys([f"a{n}" for n in range(13)], 0) | {"a11": row, "a12": 64, "INT64_C": int}
+        for name, value in before:
+            known[name] = eval(value.replace(" / ", " // "), {}, known)
+        assert 4 * (64 + 16 * vector) in known.values()
 
 
 # --- rows of different lengths ----------------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ class _Worker:
         """The seconds of a call, how many processors were busy, and the seconds that the turn took.
 
         A turn begins with calls that do not count, one at least: they find the caches filled by others and the helping
-        threads asleep, as no call in a loop does. It takes a millisecond until all of these are at work.
+        threads asleep, as no call in a loop does. A quarter: of a usual turn the millisecond in which these wake.
         """
         ahead, _ = self._run(variant, max(1, calls // 4))
         seconds, busy = self._run(variant, calls)
@@ -122,7 +122,7 @@ class _Worker:
         call, clock = prepared.call, time.perf_counter_ns
         marks = [0] * (calls + 1)
         with prepared.context():
-            for _ in range(max(1, calls // 10)):
+            for _ in range(max(1, calls // 4)):
                 call()
             marks[0] = clock()
             for index in range(1, calls + 1):

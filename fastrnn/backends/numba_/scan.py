@@ -2,9 +2,9 @@
 
 Both walk over chunks of time: first what can be done for all of a chunk's steps at once (the input products, the
 gradient of x), then step by step what cannot. Rows are sorted, longest first, so that those active at a step are the
-first ``active[s]``; a call takes the sorted rows ``low .. high - 1``. A team of threads may share the units of each
-stage: then each runs the same loops on a frame of its own, and they wait for one another after each stage, but for
-the last one of a call whose states stay in place.
+first ``active[s]``; a call takes the sorted rows ``low .. high - 1``. A team of threads may share each stage, its
+units and some of its rows: then each runs the same loops on a frame of its own, and they wait for one another after
+each stage, but for the last one of a call whose states stay in place.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ TABLE_SIZE = STEPS + 1 - ORDER
 SCRATCH, SCRATCH_BYTES, SPAN = range(50, 53)
 # The compiled scan that this frame is for: its address and its first argument. See `native`.
 KERNEL, PROGRAM = range(53, 55)
-# Threads that share the units of every stage (0 or 1: none do), which of them this frame is for, and the address where
+# Threads that share every stage, see `loops` (0 or 1: none do), which of them this frame is for, and the address where
 # each of them counts, `COUNTER_BYTES` apart, the stages that it is through with and then how often it waited for long.
 TEAM, MEMBER, COUNTERS = range(55, 58)
 # The bytes of a row of x and of y at one time step. Where lengths differ, from so many on they are fetched before they

@@ -12,7 +12,7 @@ from fastrnn.backends.tiled.tail import tail_function, tail_heights
 from fastrnn.backends.tiled.target import UNDER_WAY, Target
 from fastrnn.backends.tiled.tile import EpilogueFunction, Tile, tile_function
 
-TAIL_ROWS = 4  # tiles of fewer rows have no use for a tail
+TAIL_ROWS = 4  # of a tail that members share: fewer rows have few sums under way, or none of the tail's own tiles
 
 
 class Range(NamedTuple):
@@ -31,6 +31,14 @@ class Tiles(NamedTuple):
     left_out: int = 0
 
 
+class StageTiles(NamedTuple):
+    """A stage's tiles: of full blocks, of the tail, and of the tail's units where there is but one row."""
+
+    whole: Tiles
+    tail: Tiles
+    lone_tail: Tiles
+
+
 class Share(NamedTuple):
     """Who computes a stage: blocks ``0 .. whole - 1`` are full, ``whole .. count - 1`` are the tail, and ``member`` of
     a ``team`` takes some of these (0 of 1: all)."""
@@ -42,7 +50,7 @@ class Share(NamedTuple):
 
 
 def emit_stage(emit: Emitter, stage: TileStage, frame: Any, ranges: Sequence[Range]) -> None:
-    """The loops over a stage's blocks, those of the frame's member of a team, and rows; tiles are made once for all."""
+    """The loops over a stage's blocks and rows, or a member's share of them; tiles are made once for all."""
     epilogue = EpilogueFunction(emit, stage) if stage.long else None
     tiles = {
         # A lone row is faster with the sums in registers.
@@ -56,10 +64,11 @@ def emit_stage(emit: Emitter, stage: TileStage, frame: Any, ranges: Sequence[Ran
     else:
         of_tail |= {(height, 1): tiles[height, 1] for height in (3, 2, 1) if (height, 1) in tiles}
     whole, tail = Tiles(tiles, emit.target.left_out(sum(stage.columns))), Tiles(of_tail)
+    made = StageTiles(whole, tail, tail if stage.vectors == 2 else whole)
 
     def over_rows(emit: Emitter, arguments: list[Any]) -> None:
         frame, *rest = arguments
-        _range(emit, stage, Share(*rest[:4]), whole, tail, frame, Range(*rest[4:]))
+        _range(emit, Share(*rest[:4]), made, frame, Range(*rest[4:]))
 
     share = _share(emit, stage, frame)
     if len(ranges) == 1:
@@ -81,16 +90,14 @@ def _share(emit: Emitter, stage: TileStage, frame: Any) -> Share:
     return Share(whole, count, emit.greater(team, emit.whole(1)), member)
 
 
-def _range(
-    emit: Emitter, stage: TileStage, share: Share, whole: Tiles, tail: Tiles, frame: Any, rows: Range
-) -> None:  # fmt: skip
+def _range(emit: Emitter, share: Share, tiles: StageTiles, frame: Any, rows: Range) -> None:
     """All rows of a range, at a member's share of all blocks."""
     single = emit.equal(emit.difference(rows.stop, rows.start), emit.whole(1))
     with emit.either(single) as (if_single, otherwise):
         with if_single:
-            _lone_row(emit, share, whole, tail if stage.vectors == 2 else whole, frame, rows)
+            _lone_row(emit, share, tiles, frame, rows)
         with otherwise:
-            _several_rows(emit, share, whole, tail, frame, rows)
+            _several_rows(emit, share, tiles, frame, rows)
 
 
 def tile_shapes(target: Target, stage: TileStage) -> list[tuple[int, int]]:
@@ -99,53 +106,59 @@ def tile_shapes(target: Target, stage: TileStage) -> list[tuple[int, int]]:
     return [*((height, 1) for height in target.tile_heights(stage.columns)), *((1, span) for span in spans)]
 
 
-def _lone_row(emit: Emitter, share: Share, whole: Tiles, last: Tiles, frame: Any, rows: Range) -> None:
-    """A member's blocks, as many at once as there are tiles for; ``last`` takes what stands in a tail for more rows."""
+def _lone_row(emit: Emitter, share: Share, tiles: StageTiles, frame: Any, rows: Range) -> None:
+    """A member's blocks, each of them its own."""
     begin, end = (
         emit.quotient(emit.times(share.count, number), share.team)
         for number in (share.member, emit.sum(share.member, emit.whole(1)))
     )
-    if last is not whole:
+    if tiles.lone_tail != tiles.whole:
         full = emit.greater(begin, emit.lesser(end, share.whole))
-        _row_at_blocks(emit, whole, begin, full, frame, rows)
+        _row_at_blocks(emit, tiles.whole, begin, full, frame, rows)
         begin = full
-    _row_at_blocks(emit, last, begin, end, frame, rows)
+    _row_at_blocks(emit, tiles.lone_tail, begin, end, frame, rows)
 
 
 def _row_at_blocks(emit: Emitter, tiles: Tiles, begin: Any, end: Any, frame: Any, rows: Range) -> None:
+    """One row at some blocks, as many of these at once as there are tiles for."""
     for span in sorted((span for height, span in tiles.of if height == 1), reverse=True):
         with emit.loop(begin, end, span, []) as (block, _, after):
             tiles.of[1, span](emit, frame, rows.start, block, rows.with_products)
         begin = after[-1]
 
 
-def _several_rows(emit: Emitter, share: Share, whole: Tiles, tail: Tiles, frame: Any, rows: Range) -> None:
-    """As many full blocks for each member as for the others; those that are left and the tail are shared by rows."""
+def _several_rows(emit: Emitter, share: Share, tiles: StageTiles, frame: Any, rows: Range) -> None:
+    """As many full blocks for each member as for the others. Of those that are left each is shared by some members, the
+    tail by all, by rows. One loop has both kinds of blocks, so that the calls of their tiles are emitted once."""
+    one = emit.whole(1)
     each = emit.quotient(share.whole, share.team)
-    shared = emit.times(each, share.team)
-    some = _rows_of_member(emit, share, rows, 1)
-    with emit.loop(emit.whole(0), emit.sum(each, emit.difference(share.whole, shared)), 1, []) as (index, _, _end):
+    owned = emit.times(each, share.team)
+    left = emit.difference(share.whole, owned)
+    sharing = emit.quotient(share.team, emit.greater(left, one))
+    of_left = emit.quotient(share.member, sharing)
+    more = emit.choose(emit.less(of_left, left), one, emit.whole(0))
+    part = _part(emit, rows, emit.difference(share.member, emit.times(of_left, sharing)), sharing, 1)
+    first, beyond = emit.times(each, share.member), emit.sum(emit.difference(owned, each), of_left)
+    with emit.loop(emit.whole(0), emit.sum(each, more), 1, []) as (index, _, _end):
         own = emit.less(index, each)
-        before = emit.choose(own, emit.times(each, share.member), emit.difference(shared, each))
-        start, stop = (emit.choose(own, rows.start, some.start), emit.choose(own, rows.stop, some.stop))
-        _rows_of_block(emit, whole, frame, rows._replace(start=start, stop=stop), emit.sum(before, index))
-    some = _rows_of_member(emit, share, rows, TAIL_ROWS)
+        block = emit.sum(emit.choose(own, first, beyond), index)
+        start, stop = (emit.choose(own, rows.start, part.start), emit.choose(own, rows.stop, part.stop))
+        _rows_of_block(emit, tiles.whole, frame, rows._replace(start=start, stop=stop), block)
+    part = _part(emit, rows, share.member, share.team, TAIL_ROWS)
     with emit.loop(share.whole, share.count, 1, []) as (block, _, _end):
-        _rows_of_block(emit, tail, frame, some, block)
+        _rows_of_block(emit, tiles.tail, frame, part, block)
 
 
-def _rows_of_member(emit: Emitter, share: Share, rows: Range, multiple: int) -> Range:
-    """A member's part of the rows, about as many as the others', cut where there is a multiple of rows before."""
+def _part(emit: Emitter, rows: Range, number: Any, count: Any, multiple: int) -> Range:
+    """A part of the rows, about as many as in the other parts, cut where a multiple of rows stands before."""
+    all_rows = emit.difference(rows.stop, rows.start)
 
-    def cut(number: Any) -> Any:
-        before = emit.quotient(emit.times(count, number), share.team)
-        if multiple > 1:
-            pieces = emit.quotient(emit.sum(before, emit.whole(multiple - 1)), emit.whole(multiple))
-            before = emit.lesser(emit.times(pieces, multiple), count)
-        return emit.sum(rows.start, before)
+    def cut(at: Any) -> Any:
+        before = emit.quotient(emit.times(all_rows, at), count)
+        pieces = emit.quotient(emit.sum(before, emit.whole(multiple - 1)), emit.whole(multiple))
+        return emit.sum(rows.start, emit.lesser(emit.times(pieces, multiple), all_rows))
 
-    count = emit.difference(rows.stop, rows.start)
-    return rows._replace(start=cut(share.member), stop=cut(emit.sum(share.member, emit.whole(1))))
+    return rows._replace(start=cut(number), stop=cut(emit.sum(number, emit.whole(1))))
 
 
 def _rows_of_block(emit: Emitter, tiles: Tiles, frame: Any, rows: Range, block: Any) -> None:

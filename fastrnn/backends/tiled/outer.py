@@ -45,11 +45,12 @@ def emit_outer(emit: Emitter, operands: Operands) -> None:
     start = emit.whole(0)
     vectors_in_row = emit.quotient(emit.sum(operands.width, emit.whole(emit.lanes - 1)), emit.whole(emit.lanes))
     end = emit.times(vectors_in_row, emit.lanes)
-    widest, *others = _widths(emit.target)
-    for vectors in (widest, *others):
+    widths = _widths(emit.target)
+    for vectors in widths:
         copy, heights = _copy(emit, vectors), _heights(emit.target, vectors)
         tiles = [(height, _tile(emit, vectors, height), operands.height) for height in heights]
-        if vectors == widest:  # the first tiles, as many as there are vectors, fetch the next ones
+        # The first tiles fetch the vectors of b that are copied next, one each; not everywhere: see `Target.heights`.
+        if vectors == widths[0] and emit.target.fma:
             last = emit.lesser(operands.height, emit.whole(vectors * heights[0]))
             tiles.insert(0, (heights[0], _tile(emit, vectors, heights[0], fetching=True), last))
         with emit.loop(start, end, vectors * emit.lanes, []) as (column, _, past):
