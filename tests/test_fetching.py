@@ -10,6 +10,7 @@ import ctypes
 import platform
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,18 @@ def test_of_all_stages_those_of_a_step_back_and_of_dx_fetch(name: str) -> None:
         for kind in range(KINDS)
     ]
     assert [kind for kind, count in enumerate(found) if count] == [BACKWARD_STEP, INPUT_GRADIENT_STAGE]
+
+
+def test_each_tile_of_several_rows_fetches_where_dx_is_written() -> None:
+    """Those of the tail, too."""
+    functions = Functions(FLOAT32, AVX512)
+    emitted = partial(program_of("lstm").emit, kind=INPUT_GRADIENT_STAGE)
+    functions.define(
+        "emitted", [WHOLE] * 3, lambda emit, rest: emitted(emit, frame=rest[0], linked=rest[1], rows=rest[2])
+    )
+    tiles = re.findall(r"void ((?:tile|tail)_(\d+)x\w+)\(int64_t a0.*?{\n(.*?)\n}", functions.text(), re.DOTALL)
+    assert {name.split("_")[0] for name, *_ in tiles} == {"tile", "tail"}
+    assert [name for name, height, tile in tiles if int(height) > 1 and "PREFETCH(" not in tile] == []
 
 
 def test_weight_gradients_fetch_the_next_tiles_values_and_vectors() -> None:
