@@ -212,6 +212,19 @@ def test_the_machine_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(1e8 < rate < 1e13 for _, rate in found.bandwidth)
 
 
+@pytest.mark.needs("numba")
+@pytest.mark.parametrize("shape", machine.READERS)
+def test_readers_read_everything_once(shape: tuple[int, int, int]) -> None:
+    from fastrnn.bench import kernels
+
+    reader = kernels.read(*shape)
+    count = 3 * reader.regions * reader.block // 4
+    held = np.zeros(count + machine.LINE, np.float32)
+    begin = (machine._aligned(held) - held.ctypes.data) // 4
+    held[begin : begin + count] = np.arange(count) % 512
+    assert reader.kernel(machine._aligned(held), 3, 1) == held.sum()
+
+
 # --- workloads and contenders -----------------------------------------------------------------------------------------
 
 

@@ -119,14 +119,19 @@ def _compiled(rounds: Any) -> Kernel:
 
 
 class Reader(NamedTuple):
-    """``kernel(address, blocks, passes)`` reads so many blocks, ``block`` bytes each, so many times over."""
+    """``kernel(address, blocks, passes)`` reads so many blocks, ``block`` bytes each, from each of its regions, which
+    follow one another, so many times over."""
 
     kernel: Kernel
     block: int
+    regions: int
 
 
-def read(lanes: int, streams: int) -> Reader:
-    """A reader that adds what it reads: a block is one vector for each of some independent sums."""
+def read(lanes: int, streams: int, regions: int) -> Reader:
+    """A reader that adds what it reads: a block is one vector for each of some independent sums.
+
+    It walks through all regions side by side: a processor fetches ahead for each, and some give more that way.
+    """
 
     @intrinsic  # type: ignore[untyped-decorator]
     def once(_context: Any, address: Any, blocks: Any, start: Any) -> Any:
@@ -135,12 +140,13 @@ def read(lanes: int, streams: int) -> Reader:
             first = builder.insert_element(_vector(lanes, 0.0), args[2], ir.Constant(ir.IntType(32), 0))
 
             def body(index: Any, sums: list[Any]) -> list[Any]:
-                base = builder.add(args[0], builder.mul(index, _I64(4 * lanes * streams)))
-                addresses = [builder.add(base, _I64(4 * lanes * k)) for k in range(streams)]
+                blocks = [builder.add(index, builder.mul(args[1], _I64(r))) for r in range(regions)]
+                bases = [builder.add(args[0], builder.mul(block, _I64(4 * lanes * streams))) for block in blocks]
+                addresses = [builder.add(base, _I64(4 * lanes * k)) for base in bases for k in range(streams)]
                 loads = [builder.load(builder.inttoptr(a, pointer), align=4 * lanes) for a in addresses]
                 return [builder.fadd(a, b) for a, b in zip(sums, loads, strict=True)]
 
-            return _total(builder, _loop(builder, args[1], [first] * streams, body))
+            return _total(builder, _loop(builder, args[1], [first] * (regions * streams), body))
 
         return types.float32(types.int64, types.int64, types.float32), codegen
 
@@ -151,7 +157,7 @@ def read(lanes: int, streams: int) -> Reader:
             total = once(address, blocks, total)  # each pass depends on the last: none can be left out
         return total
 
-    return Reader(kernel, 4 * lanes * streams)
+    return Reader(kernel, 4 * lanes * streams, regions)
 
 
 def volley() -> Kernel:
