@@ -132,6 +132,15 @@ class Emitter(emitter.Emitter):
     def either(self, flag: Any) -> Iterator[tuple[Any, Any]]:
         yield self._block(f"if ({flag})"), self._block("else")
 
+    def numbers(self, flag: Any, make: Callable[[], list[Any]], otherwise: list[Any]) -> list[Any]:
+        names = [self._name("i") for _ in otherwise]
+        for name, value in zip(names, otherwise, strict=True):
+            self._line(f"int64_t {name} = {value};")
+        with self.when(flag):
+            for name, value in zip(names, make(), strict=True):
+                self._line(f"{name} = {value};")
+        return names
+
     @contextmanager
     def loop(self, start: Any, stop: Any, step: int, carried: list[Any]) -> Iterator[tuple[Any, list[Any], list[Any]]]:
         index, values = self._name("i"), [self._name("v") for _ in carried]

@@ -100,6 +100,20 @@ class Emitter(emitter.Emitter):
     def either(self, flag: Any) -> AbstractContextManager[tuple[Any, Any]]:
         return self.builder.if_else(flag)
 
+    def numbers(self, flag: Any, make: Callable[[], list[Any]], otherwise: list[Any]) -> list[Any]:
+        b = self.builder
+        before = b.block
+        with b.if_then(flag):
+            made = make()
+            at_end = b.block
+        found = []
+        for value, other in zip(made, otherwise, strict=True):
+            phi = b.phi(I64)
+            phi.add_incoming(value, at_end)
+            phi.add_incoming(other, before)
+            found.append(phi)
+        return found
+
     @contextmanager
     def loop(self, start: Any, stop: Any, step: int, carried: list[Any]) -> Iterator[tuple[Any, list[Any], list[Any]]]:
         b = self.builder

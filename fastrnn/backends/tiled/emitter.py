@@ -94,6 +94,10 @@ class Emitter(ABC):
         """Two contexts: what is emitted within the first runs if the flag is set, else that within the second."""
 
     @abstractmethod
+    def numbers(self, flag: Any, make: Callable[[], list[Any]], otherwise: list[Any]) -> list[Any]:
+        """The whole numbers that ``make`` emits if the flag is set, else others, without emitting what makes them."""
+
+    @abstractmethod
     def loop(
         self, start: Any, stop: Any, step: int, carried: list[Any]
     ) -> AbstractContextManager[tuple[Any, list[Any], list[Any]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from fastrnn.backends.tiled import frame as f
@@ -41,12 +41,17 @@ class StageTiles(NamedTuple):
 
 class Share(NamedTuple):
     """Who computes a stage: blocks ``0 .. whole - 1`` are full, ``whole .. count - 1`` are the tail, and ``member`` of
-    a ``team`` takes some of these (0 of 1: all)."""
+    a ``team`` takes some of these. A team of none or one is a thread by itself, which takes all, and does without the
+    divisions that sharing needs: they would take as long as a small cell's arithmetic."""
 
     whole: Any
     count: Any
     team: Any
     member: Any
+
+    def numbers(self, emit: Emitter, shared: Callable[[], list[Any]], alone: list[Any]) -> list[Any]:
+        """Whole numbers of a member's, or those of a thread by itself."""
+        return emit.numbers(emit.less(emit.whole(1), self.team), shared, alone)
 
 
 def emit_stage(emit: Emitter, stage: TileStage, frame: Any, ranges: Sequence[Range]) -> None:
@@ -87,7 +92,7 @@ def _share(emit: Emitter, stage: TileStage, frame: Any) -> Share:
     count = emit.quotient(emit.sum(width, emit.whole(units - 1)), emit.whole(units))
     # As `TileStage.blocks_before_tail` has it.
     whole = emit.quotient(emit.sum(emit.times(width, sums), emit.whole(lanes - 1)), emit.whole(sums * units))
-    return Share(whole, count, emit.greater(team, emit.whole(1)), member)
+    return Share(whole, count, team, member)
 
 
 def _range(emit: Emitter, share: Share, tiles: StageTiles, frame: Any, rows: Range) -> None:
@@ -108,9 +113,12 @@ def tile_shapes(target: Target, stage: TileStage) -> list[tuple[int, int]]:
 
 def _lone_row(emit: Emitter, share: Share, tiles: StageTiles, frame: Any, rows: Range) -> None:
     """A member's blocks, each of them its own."""
-    begin, end = (
-        emit.quotient(emit.times(share.count, number), share.team)
-        for number in (share.member, emit.sum(share.member, emit.whole(1)))
+
+    def cut(number: Any) -> Any:
+        return emit.quotient(emit.times(share.count, number), share.team)
+
+    begin, end = share.numbers(
+        emit, lambda: [cut(share.member), cut(emit.sum(share.member, emit.whole(1)))], [emit.whole(0), share.count]
     )
     if tiles.lone_tail != tiles.whole:
         full = emit.greater(begin, emit.lesser(end, share.whole))
@@ -130,6 +138,23 @@ def _row_at_blocks(emit: Emitter, tiles: Tiles, begin: Any, end: Any, frame: Any
 def _several_rows(emit: Emitter, share: Share, tiles: StageTiles, frame: Any, rows: Range) -> None:
     """As many full blocks for each member as for the others. Of those that are left each is shared by some members, the
     tail by all, by rows. One loop has both kinds of blocks, so that the calls of their tiles are emitted once."""
+    zero = emit.whole(0)
+    alone = [share.whole, zero, zero, zero, rows.start, rows.stop, rows.start, rows.stop]
+    each, more, first, beyond, left_start, left_stop, tail_start, tail_stop = share.numbers(
+        emit, lambda: _blocks_and_rows(emit, share, rows), alone
+    )
+    with emit.loop(zero, emit.sum(each, more), 1, []) as (index, _, _end):
+        own = emit.less(index, each)
+        block = emit.sum(emit.choose(own, first, beyond), index)
+        start, stop = emit.choose(own, rows.start, left_start), emit.choose(own, rows.stop, left_stop)
+        _rows_of_block(emit, tiles.whole, frame, rows._replace(start=start, stop=stop), block)
+    with emit.loop(share.whole, share.count, 1, []) as (block, _, _end):
+        _rows_of_block(emit, tiles.tail, frame, rows._replace(start=tail_start, stop=tail_stop), block)
+
+
+def _blocks_and_rows(emit: Emitter, share: Share, rows: Range) -> list[Any]:
+    """For a member: how many full blocks are its own, and how many more (one or none) it has a part of; to an index
+    among these the number of the block, less the index; its rows of the latter; its rows of the tail."""
     one = emit.whole(1)
     each = emit.quotient(share.whole, share.team)
     owned = emit.times(each, share.team)
@@ -137,19 +162,13 @@ def _several_rows(emit: Emitter, share: Share, tiles: StageTiles, frame: Any, ro
     sharing = emit.quotient(share.team, emit.greater(left, one))
     of_left = emit.quotient(share.member, sharing)
     more = emit.choose(emit.less(of_left, left), one, emit.whole(0))
-    part = _part(emit, rows, emit.difference(share.member, emit.times(of_left, sharing)), sharing, 1)
+    number = emit.difference(share.member, emit.times(of_left, sharing))
     first, beyond = emit.times(each, share.member), emit.sum(emit.difference(owned, each), of_left)
-    with emit.loop(emit.whole(0), emit.sum(each, more), 1, []) as (index, _, _end):
-        own = emit.less(index, each)
-        block = emit.sum(emit.choose(own, first, beyond), index)
-        start, stop = (emit.choose(own, rows.start, part.start), emit.choose(own, rows.stop, part.stop))
-        _rows_of_block(emit, tiles.whole, frame, rows._replace(start=start, stop=stop), block)
-    part = _part(emit, rows, share.member, share.team, TAIL_ROWS)
-    with emit.loop(share.whole, share.count, 1, []) as (block, _, _end):
-        _rows_of_block(emit, tiles.tail, frame, part, block)
+    of_rows = [*_part(emit, rows, number, sharing, 1), *_part(emit, rows, share.member, share.team, TAIL_ROWS)]
+    return [each, more, first, beyond, *of_rows]
 
 
-def _part(emit: Emitter, rows: Range, number: Any, count: Any, multiple: int) -> Range:
+def _part(emit: Emitter, rows: Range, number: Any, count: Any, multiple: int) -> list[Any]:
     """A part of the rows, about as many as in the other parts, cut where a multiple of rows stands before."""
     all_rows = emit.difference(rows.stop, rows.start)
 
@@ -158,7 +177,7 @@ def _part(emit: Emitter, rows: Range, number: Any, count: Any, multiple: int) ->
         pieces = emit.quotient(emit.sum(before, emit.whole(multiple - 1)), emit.whole(multiple))
         return emit.sum(rows.start, emit.lesser(emit.times(pieces, multiple), all_rows))
 
-    return rows._replace(start=cut(number), stop=cut(emit.sum(number, emit.whole(1))))
+    return [cut(number), cut(emit.sum(number, emit.whole(1)))]
 
 
 def _rows_of_block(emit: Emitter, tiles: Tiles, frame: Any, rows: Range, block: Any) -> None:
