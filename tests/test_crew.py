@@ -323,14 +323,14 @@ def test_what_is_worth_sharing_depends_on_the_distance(monkeypatch: pytest.Monke
     crew._workers = [mock.Mock()]
     short, meeting = 2 * WORTH, 2 * crews.WORTH_MEETING
     assert crew.size(2, short, WORTH) == 2
-    assert crew.split(2, Rows.of(100, 1), 1_000_000, meeting) == (2, False)
+    assert crew.split(2, Rows.of(1000, 1), meeting, meeting) == (2, False)
     crew.learn(2, 1.0)
     assert native.volley.call_count == distance.VOLLEYS
     assert crew.distance.factor == pytest.approx(3.0)
     assert crew.size(2, short * 1.8, WORTH) == 1
     assert crew.size(2, short * 2.0, WORTH) == 2
-    assert crew.split(2, Rows.of(100, 1), 1_000_000, meeting * 2) == (1, False)
-    assert crew.split(2, Rows.of(100, 1), 1_000_000, int(meeting * 3.1)) == (2, False)
+    assert crew.split(2, Rows.of(1000, 1), meeting * 2, meeting * 2) == (1, False)
+    assert crew.split(2, Rows.of(1000, 1), int(meeting * 3.1), int(meeting * 3.1)) == (2, False)
     for _ in range(distance.EVERY - 1):
         crew.learn(2, 1.0)
     assert native.volley.call_count == distance.VOLLEYS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import Any
 from unittest import mock
@@ -123,12 +124,25 @@ ALONE, TOGETHER, APART = (1, False), (2, False), (2, True)
 def test_a_step_is_worth_a_meeting(halves: bool, pace: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """By how fast a processor is, how far from the other one, and how many rows these hand to each other."""
     crew = a_crew(monkeypatch, halves)
-    for batch, meeting in ((1, crews.WORTH_MEETING), (2, 2 * crews.WORTH_MEETING), (3, crews.WORTH_MEETING_ROWS)):
-        for far in (1.0, 3.0):
-            crew.distance.factor = far
-            least = 2 * pace * meeting * far
-            assert crew.split(2, Rows.of(1000, batch), 1_000_000, int(least) - 2) == ALONE
-            assert crew.split(2, Rows.of(1000, batch), 1_000_000, int(least) + 2) == TOGETHER
+    for batch, far in itertools.product((1, 2, 3), (1.0, 3.0)):
+        crew.distance.factor = far
+        of_row = int(2 * pace * far * crews.WORTH_MEETING * (batch + 1) / 2 / batch)
+        assert crew.split(2, Rows.of(1000, batch), of_row - 1, batch * (of_row - 1)) == ALONE
+        assert crew.split(2, Rows.of(1000, batch), of_row + 1, batch * (of_row + 1)) == TOGETHER
+
+
+@by_pace
+@pytest.mark.parametrize(("batch", "counts"), [(1, 0.25), (2, 0.5), (3, 0.75)])
+def test_input_products_are_worth_a_meeting(
+    halves: bool, pace: float, batch: int, counts: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is multiplied for many steps at once is shared as well; it counts for less, as it takes less time."""
+    crew = a_crew(monkeypatch, halves)
+    enough = 2 * pace * crews.WORTH_MEETING * (batch + 1) / 2
+    of_steps, rows = int(enough / 2), Rows.of(1000, batch)
+    of_row = int((of_steps + (enough - of_steps) / counts) / batch)
+    assert crew.split(2, rows, of_row - 1, of_steps) == ALONE
+    assert crew.split(2, rows, of_row + 2, of_steps) == TOGETHER
 
 
 @by_pace
@@ -139,9 +153,10 @@ def test_rows_that_end_soon_count_for_what_they_are(
     """All but one have a step in a hundred: each of most steps has the work of one row."""
     crew = a_crew(monkeypatch, halves)
     rows = Rows.of(1000, batch, np.array([1000] + [10] * (batch - 1)))
-    least = 2 * pace * crews.WORTH_MEETING
-    assert crew.split(2, rows, 100_000, int(least * batch) - 2 * batch, bound=False) == ALONE
-    assert crew.split(2, rows, 100_000, int(least * batch) + 2 * batch, bound=False) == TOGETHER
+    active = rows.total / rows.longest
+    of_row = int(pace * crews.WORTH_MEETING * (active + 1) / active)
+    assert crew.split(2, rows, of_row - 1, batch * (of_row - 1), bound=False) == ALONE
+    assert crew.split(2, rows, of_row + 1, batch * (of_row + 1), bound=False) == TOGETHER
 
 
 @by_pace
@@ -156,10 +171,12 @@ def test_rows_stay_together(halves: bool, pace: float, far: float, monkeypatch: 
         assert crew.split(2, rows, 1_000_000, int(most) - 2) == APART
         assert crew.split(2, rows, 1_000_000, int(most) + 2) == TOGETHER
     few, many = Rows.of(10, 8), Rows.of(10, 2 * crews.ROWS_APART)
-    short, meeting = crews.WORTH_APART // 40 - 1, 2 * pace * far * crews.WORTH_MEETING_ROWS  # of 80 row steps
-    assert crew.split(2, few, short + 2, 0, bound=False) == APART
-    assert crew.split(2, few, short, int(meeting) - 2, bound=False) == ALONE
-    assert crew.split(2, few, short, int(meeting) + 2, bound=False) == TOGETHER
+    assert crew.split(2, few, crews.WORTH_APART // 40 + 1, 0, bound=False) == APART
+    assert crew.split(2, few, crews.WORTH_APART // 40 - 1, 0, bound=False) == TOGETHER
+    of_row = int(2 * pace * far * crews.WORTH_MEETING_ROWS / 8)  # of so few steps that they are not worth it apart
+    few = Rows.of(int(100 / (pace * far)), 8)
+    assert crew.split(2, few, of_row - 1, 8 * (of_row - 1), bound=False) == ALONE
+    assert crew.split(2, few, of_row + 1, 8 * (of_row + 1), bound=False) == TOGETHER
     assert crew.split(2, many, 1_000_000, 1 << 40) == APART
     assert crew.split(2, many, 2_000, 1 << 40, bound=False)[0] == 1
     one_long = Rows.of(1000, 8, np.array([1000, 1, 1, 1, 1, 1, 1, 1]))
