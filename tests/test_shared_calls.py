@@ -112,8 +112,8 @@ def test_what_has_to_be_made_ready_has_to_be_longer(bound: bool, monkeypatch: py
     crew = a_crew(monkeypatch)
     least = crews.WORTH_BINDING if bound else crews.WORTH_CALLING
     rows = Rows.of(10, 1)
-    assert crew.split(2, rows, 2 * least // 10 - 1, 1_000_000, bound=bound) == (1, False)
-    assert crew.split(2, rows, 2 * least // 10, 1_000_000, bound=bound) == (2, False)
+    for work, members in ((2 * least // 10 - 1, 1), (2 * least // 10, 2)):
+        assert crew.split(2, rows, work, work, bound=bound) == (members, False)
 
 
 by_pace = pytest.mark.parametrize(("halves", "pace"), [(False, 1.0), (True, crews.HALVES)])
@@ -132,31 +132,34 @@ def test_a_step_is_worth_a_meeting(halves: bool, pace: float, monkeypatch: pytes
 
 
 @by_pace
-@pytest.mark.parametrize(("batch", "counts"), [(1, 0.25), (2, 0.5), (3, 0.75)])
+@pytest.mark.parametrize(("batch", "steps", "counts"), [(1, 1000, 0.25), (2, 1000, 0.5), (3, 1000, 0.75), (8, 60, 1.0)])
 def test_input_products_are_worth_a_meeting(
-    halves: bool, pace: float, batch: int, counts: float, monkeypatch: pytest.MonkeyPatch
+    halves: bool, pace: float, batch: int, steps: int, counts: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is multiplied for many steps at once is shared as well; it counts for less, as it takes less time."""
-    crew = a_crew(monkeypatch, halves)
-    enough = 2 * pace * crews.WORTH_MEETING * (batch + 1) / 2
-    of_steps, rows = int(enough / 2), Rows.of(1000, batch)
+    """What is multiplied for many steps at once is shared as well; beside steps of few rows it counts for less."""
+    crew, rows = a_crew(monkeypatch, halves), Rows.of(steps, batch)
+    enough = 2 * pace * min(crews.WORTH_MEETING * (batch + 1) / 2, crews.WORTH_MEETING_ROWS)
+    of_steps = enough / 2
     of_row = int((of_steps + (enough - of_steps) / counts) / batch)
-    assert crew.split(2, rows, of_row - 1, of_steps) == ALONE
-    assert crew.split(2, rows, of_row + 2, of_steps) == TOGETHER
+    assert crew.split(2, rows, of_row - 1, of_steps, bound=False) == ALONE
+    assert crew.split(2, rows, of_row + 2, of_steps, bound=False) == TOGETHER
 
 
 @by_pace
 @pytest.mark.parametrize("batch", [1, 3, 8])
+@pytest.mark.parametrize("of_steps", [1.0, 0.5])
 def test_rows_that_end_soon_count_for_what_they_are(
-    halves: bool, pace: float, batch: int, monkeypatch: pytest.MonkeyPatch
+    halves: bool, pace: float, batch: int, of_steps: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All but one have a step in a hundred: each of most steps has the work of one row."""
+    """All but one have a step in a hundred: each of most steps has the work of one row, of which a part is at once."""
     crew = a_crew(monkeypatch, halves)
     rows = Rows.of(1000, batch, np.array([1000] + [10] * (batch - 1)))
     active = rows.total / rows.longest
-    of_row = int(pace * crews.WORTH_MEETING * (active + 1) / active)
-    assert crew.split(2, rows, of_row - 1, batch * (of_row - 1), bound=False) == ALONE
-    assert crew.split(2, rows, of_row + 1, batch * (of_row + 1), bound=False) == TOGETHER
+    enough = pace * crews.WORTH_MEETING * (active + 1) / active  # of a row
+    step_work = batch * of_steps * enough
+    of_row = int(enough * (of_steps + (1 - of_steps) / (active / crews.FULL_SPEED_ROWS)))
+    assert crew.split(2, rows, of_row - 5, step_work - 5 * (of_steps == 1.0), bound=False) == ALONE
+    assert crew.split(2, rows, of_row + 5, step_work + 5 * (of_steps == 1.0), bound=False) == TOGETHER
 
 
 @by_pace
@@ -177,10 +180,10 @@ def test_rows_stay_together(halves: bool, pace: float, far: float, monkeypatch: 
     few = Rows.of(int(100 / (pace * far)), 8)
     assert crew.split(2, few, of_row - 1, 8 * (of_row - 1), bound=False) == ALONE
     assert crew.split(2, few, of_row + 1, 8 * (of_row + 1), bound=False) == TOGETHER
-    assert crew.split(2, many, 1_000_000, 1 << 40) == APART
-    assert crew.split(2, many, 2_000, 1 << 40, bound=False)[0] == 1
+    assert crew.split(2, many, 1_000_000, 48_000_000) == APART
+    assert crew.split(2, many, 2_000, 96_000, bound=False)[0] == 1
     one_long = Rows.of(1000, 8, np.array([1000, 1, 1, 1, 1, 1, 1, 1]))
-    assert crew.split(2, one_long, 100_000, int(together) - 2, bound=False) == TOGETHER
+    assert crew.split(2, one_long, int(together) // 8 + 1, int(together) - 2, bound=False) == TOGETHER
 
 
 @compiled

@@ -38,9 +38,9 @@ LOOKS = 30_000  # of a worker that has nothing to do, before it sleeps: some 0.7
 # which takes some 4 us, of its way back, and of what Python does, long calls and both directions, which takes some 20.
 WORTH_CALLING, WORTH_RETURNING, WORTH_BINDING = 450_000, 2_000_000, 4_000_000
 # For processors that are near one another; times `Distance.factor` where a call meets often.
-WORTH_MEETING = 9_000  # multiply-adds in each thread for each meeting, of one row; half as much for each row more
+WORTH_MEETING = 9_000  # multiply-adds in each thread for each meeting, of one row; and half of it for every further row
 WORTH_MEETING_ROWS = 24_000  # the same for all rows, at most
-FULL_SPEED = 4  # rows whose step multiplies and adds as fast as products of many steps at once; fewer are slower
+FULL_SPEED_ROWS = 4  # whose step multiplies and adds as fast as products of many steps at once; fewer are slower
 # The same where each thread could have rows of its own and meet the others only at the end; twice that where it would
 # have as many of them as are computed at once.
 WORTH_TOGETHER, TILE_ROWS = 200_000, 4
@@ -236,14 +236,14 @@ class Crew:
     ) -> tuple[int, bool]:
         """How many threads scans are to have, and whether apart, each with rows or a direction of its own.
 
-        The work is in multiply-adds: of a row step, and of a step of all rows between two meetings. ``bound`` says that
-        it is Python that makes the scans ready.
+        The work is in multiply-adds: all of a row step, and that of all rows which is done step by step, not the
+        products of many steps at once. ``bound`` says that it is Python that makes the scans ready.
         """
         work = directions * rows.total * row_work
         meeting = WORTH_MEETING * self._pace
-        # What a meeting comes upon: a step's own work, and of what is done for many steps at once its share.
-        shared = step_work + (rows.batch * row_work - step_work) * min(rows.batch / FULL_SPEED, 1.0)
-        if directions == 1 and rows.batch < 4 and shared < 2 * meeting:  # most small calls, for which time is dear
+        at_once = rows.batch * row_work - step_work
+        step_and_share = step_work + at_once * rows.batch / FULL_SPEED_ROWS  # of few rows at most
+        if directions == 1 and rows.batch < FULL_SPEED_ROWS and step_and_share < 2 * meeting:  # most small calls
             return 1, False
         members = self.size(threads, work, WORTH_BINDING if bound else WORTH_CALLING)
         if members == 1:
@@ -256,7 +256,8 @@ class Crew:
         together = WORTH_TOGETHER * (2 if active >= TILE_ROWS * members else 1)
         if several and enough and step_work < together * self._pace * members * far:
             return members, True
-        shared *= active / rows.batch
+        # The work between two steps, in multiply-adds that take as long as a step's.
+        shared = (step_work + at_once * min(active / FULL_SPEED_ROWS, 1.0)) * active / rows.batch
         meeting = min(meeting * (active + 1) / 2, WORTH_MEETING_ROWS * self._pace)
         if shared >= meeting * members * far:
             return members, False
