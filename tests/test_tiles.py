@@ -158,7 +158,7 @@ def test_a_tail_takes_fewer_vectors(sums: int, vectors: int, lanes: int) -> None
         assert stage.blocks_before_tail(units, lanes) == units // of_block + (left > 0 and not is_tail)
 
 
-@pytest.mark.parametrize("team", [0, 2, 3, 8])
+@pytest.mark.parametrize("team", [0, 1, 2, 3, 8])
 @pytest.mark.parametrize("target", [AVX512, AVX2, SSE2])
 @pytest.mark.parametrize(("sums", "vectors"), [(1, 2), (2, 2), (3, 1), (4, 1), (7, 1), (1, 3), (1, 4)])
 def test_the_members_of_a_team_share_a_stage(sums: int, vectors: int, target: Target, team: int) -> None:
@@ -194,6 +194,19 @@ def test_rows_of_a_tail_are_cut_where_its_tiles_end() -> None:
                for member in (0, 1)] for rows in (3, 4, 6, 8, 9, 16)
     }  # fmt: skip
     assert heights == {3: [[3], []], 4: [[4], []], 6: [[4], [2]], 8: [[4], [4]], 9: [[4], [3, 2]], 16: [[8], [8]]}
+
+
+class Undivided(int):
+    """A number that nothing is divided by."""
+
+    def __rfloordiv__(self, other: object) -> int:
+        raise AssertionError("a thread by itself has divided by how many share")
+
+
+def test_a_thread_by_itself_does_not_divide() -> None:
+    code = share_of(stage_of(4, 1), AVX512)
+    for team, rows in itertools.product((0, 1), (1, 5)):
+        assert taken_by(code, 100, rows, Undivided(team), 0)
 
 
 def share_of(stage: TileStage, target: Target) -> CodeType:

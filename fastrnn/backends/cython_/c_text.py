@@ -132,7 +132,7 @@ class Emitter(emitter.Emitter):
     def either(self, flag: Any) -> Iterator[tuple[Any, Any]]:
         yield self._block(f"if ({flag})"), self._block("else")
 
-    def numbers(self, flag: Any, make: Callable[[], list[Any]], otherwise: list[Any]) -> list[Any]:
+    def choose_made(self, flag: Any, make: Callable[[], Sequence[Any]], otherwise: Sequence[Any]) -> list[Any]:
         names = [self._name("i") for _ in otherwise]
         for name, value in zip(names, otherwise, strict=True):
             self._line(f"int64_t {name} = {value};")

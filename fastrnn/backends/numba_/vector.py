@@ -100,7 +100,7 @@ class Emitter(emitter.Emitter):
     def either(self, flag: Any) -> AbstractContextManager[tuple[Any, Any]]:
         return self.builder.if_else(flag)
 
-    def numbers(self, flag: Any, make: Callable[[], list[Any]], otherwise: list[Any]) -> list[Any]:
+    def choose_made(self, flag: Any, make: Callable[[], Sequence[Any]], otherwise: Sequence[Any]) -> list[Any]:
         b = self.builder
         before = b.block
         with b.if_then(flag):

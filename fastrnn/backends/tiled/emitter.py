@@ -94,8 +94,8 @@ class Emitter(ABC):
         """Two contexts: what is emitted within the first runs if the flag is set, else that within the second."""
 
     @abstractmethod
-    def numbers(self, flag: Any, make: Callable[[], list[Any]], otherwise: list[Any]) -> list[Any]:
-        """The whole numbers that ``make`` emits if the flag is set, else others, without emitting what makes them."""
+    def choose_made(self, flag: Any, make: Callable[[], Sequence[Any]], otherwise: Sequence[Any]) -> list[Any]:
+        """Whole numbers: those of ``make``, whose instructions run only if the flag is set, else the others."""
 
     @abstractmethod
     def loop(

@@ -42,16 +42,30 @@ class StageTiles(NamedTuple):
 class Share(NamedTuple):
     """Who computes a stage: blocks ``0 .. whole - 1`` are full, ``whole .. count - 1`` are the tail, and ``member`` of
     a ``team`` takes some of these. A team of none or one is a thread by itself, which takes all, and does without the
-    divisions that sharing needs: they would take as long as a small cell's arithmetic."""
+    divisions that sharing needs: they take up to a tenth of a small cell's step."""
 
     whole: Any
     count: Any
     team: Any
     member: Any
 
-    def numbers(self, emit: Emitter, shared: Callable[[], list[Any]], alone: list[Any]) -> list[Any]:
-        """Whole numbers of a member's, or those of a thread by itself."""
-        return emit.numbers(emit.less(emit.whole(1), self.team), shared, alone)
+    def choose(self, emit: Emitter, shared: Callable[[], Sequence[Any]], alone: Sequence[Any]) -> list[Any]:
+        """A member's whole numbers, or those of a thread by itself."""
+        return emit.choose_made(emit.less(emit.whole(1), self.team), shared, alone)
+
+
+class Part(NamedTuple):
+    """What a member takes of several rows: ``own`` full blocks from block ``first`` on, ``more`` (one or none) of the
+    blocks that are left, which is ``left_block``, its rows of that one, and its rows of the tail."""
+
+    own: Any
+    first: Any
+    more: Any
+    left_block: Any
+    left_start: Any
+    left_stop: Any
+    tail_start: Any
+    tail_stop: Any
 
 
 def emit_stage(emit: Emitter, stage: TileStage, frame: Any, ranges: Sequence[Range]) -> None:
@@ -117,7 +131,7 @@ def _lone_row(emit: Emitter, share: Share, tiles: StageTiles, frame: Any, rows: 
     def cut(number: Any) -> Any:
         return emit.quotient(emit.times(share.count, number), share.team)
 
-    begin, end = share.numbers(
+    begin, end = share.choose(
         emit, lambda: [cut(share.member), cut(emit.sum(share.member, emit.whole(1)))], [emit.whole(0), share.count]
     )
     if tiles.lone_tail != tiles.whole:
@@ -139,37 +153,35 @@ def _several_rows(emit: Emitter, share: Share, tiles: StageTiles, frame: Any, ro
     """As many full blocks for each member as for the others. Of those that are left each is shared by some members, the
     tail by all, by rows. One loop has both kinds of blocks, so that the calls of their tiles are emitted once."""
     zero = emit.whole(0)
-    alone = [share.whole, zero, zero, zero, rows.start, rows.stop, rows.start, rows.stop]
-    each, more, first, beyond, left_start, left_stop, tail_start, tail_stop = share.numbers(
-        emit, lambda: _blocks_and_rows(emit, share, rows), alone
-    )
-    with emit.loop(zero, emit.sum(each, more), 1, []) as (index, _, _end):
-        own = emit.less(index, each)
-        block = emit.sum(emit.choose(own, first, beyond), index)
-        start, stop = emit.choose(own, rows.start, left_start), emit.choose(own, rows.stop, left_stop)
+    everything = Part(share.whole, zero, zero, zero, rows.start, rows.stop, rows.start, rows.stop)
+    part = Part(*share.choose(emit, lambda: _part_of(emit, share, rows), everything))
+    with emit.loop(zero, emit.sum(part.own, part.more), 1, []) as (index, _, _end):
+        is_own = emit.less(index, part.own)
+        block = emit.choose(is_own, emit.sum(part.first, index), part.left_block)
+        start = emit.choose(is_own, rows.start, part.left_start)
+        stop = emit.choose(is_own, rows.stop, part.left_stop)
         _rows_of_block(emit, tiles.whole, frame, rows._replace(start=start, stop=stop), block)
     with emit.loop(share.whole, share.count, 1, []) as (block, _, _end):
-        _rows_of_block(emit, tiles.tail, frame, rows._replace(start=tail_start, stop=tail_stop), block)
+        _rows_of_block(emit, tiles.tail, frame, rows._replace(start=part.tail_start, stop=part.tail_stop), block)
 
 
-def _blocks_and_rows(emit: Emitter, share: Share, rows: Range) -> list[Any]:
-    """For a member: how many full blocks are its own, and how many more (one or none) it has a part of; to an index
-    among these the number of the block, less the index; its rows of the latter; its rows of the tail."""
+def _part_of(emit: Emitter, share: Share, rows: Range) -> Part:
+    """A member's part."""
     one = emit.whole(1)
-    each = emit.quotient(share.whole, share.team)
-    owned = emit.times(each, share.team)
+    own = emit.quotient(share.whole, share.team)
+    owned = emit.times(own, share.team)
     left = emit.difference(share.whole, owned)
-    sharing = emit.quotient(share.team, emit.greater(left, one))
-    of_left = emit.quotient(share.member, sharing)
-    more = emit.choose(emit.less(of_left, left), one, emit.whole(0))
-    number = emit.difference(share.member, emit.times(of_left, sharing))
-    first, beyond = emit.times(each, share.member), emit.sum(emit.difference(owned, each), of_left)
-    of_rows = [*_part(emit, rows, number, sharing, 1), *_part(emit, rows, share.member, share.team, TAIL_ROWS)]
-    return [each, more, first, beyond, *of_rows]
+    sharing = emit.quotient(share.team, emit.greater(left, one))  # members, each of the blocks that are left
+    which = emit.quotient(share.member, sharing)
+    more = emit.choose(emit.less(which, left), one, emit.whole(0))
+    number = emit.difference(share.member, emit.times(which, sharing))
+    of_left = _cut_rows(emit, rows, number, sharing, 1)
+    of_tail = _cut_rows(emit, rows, share.member, share.team, TAIL_ROWS)
+    return Part(own, emit.times(own, share.member), more, emit.sum(owned, which), *of_left, *of_tail)
 
 
-def _part(emit: Emitter, rows: Range, number: Any, count: Any, multiple: int) -> list[Any]:
-    """A part of the rows, about as many as in the other parts, cut where a multiple of rows stands before."""
+def _cut_rows(emit: Emitter, rows: Range, number: Any, count: Any, multiple: int) -> list[Any]:
+    """Where a part of the rows begins and ends: about as many as in the other parts, a multiple of rows before each."""
     all_rows = emit.difference(rows.stop, rows.start)
 
     def cut(at: Any) -> Any:
