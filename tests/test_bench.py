@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -223,6 +224,25 @@ def test_readers_read_everything_once(shape: tuple[int, int, int]) -> None:
     begin = (machine._aligned(held) - held.ctypes.data) // 4
     held[begin : begin + count] = np.arange(count) % 512
     assert reader.kernel(machine._aligned(held), 3, 1) == held.sum()
+
+
+@pytest.mark.needs("numba")
+@pytest.mark.parametrize("shape", machine.READERS)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_bandwidth_counts_all_bytes(shape: tuple[int, int, int], threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastrnn.bench import kernels
+
+    monkeypatch.setattr(machine, "_best", lambda loops, *_: 0.5)
+    assert machine._bandwidth(kernels.read(*shape), 1 << 20, threads, 1, 1.0) == 2 << 20
+
+
+@pytest.mark.needs("numba")
+def test_the_fastest_reader_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = itertools.cycle([1e9, 4e9, 2e9, 3e9])
+    monkeypatch.setattr(machine, "_QUICK_FOOTPRINTS", (1 << 14, 1 << 18))
+    monkeypatch.setattr(machine, "_best", lambda *_: 1.0)
+    monkeypatch.setattr(machine, "_bandwidth", lambda *_: next(rates))
+    assert machine.measure(1, quick=True).bandwidth == ((1 << 14, 4e9), (1 << 18, 4e9))
 
 
 # --- workloads and contenders -----------------------------------------------------------------------------------------

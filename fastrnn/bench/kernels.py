@@ -140,8 +140,8 @@ def read(lanes: int, streams: int, regions: int) -> Reader:
             first = builder.insert_element(_vector(lanes, 0.0), args[2], ir.Constant(ir.IntType(32), 0))
 
             def body(index: Any, sums: list[Any]) -> list[Any]:
-                blocks = [builder.add(index, builder.mul(args[1], _I64(r))) for r in range(regions)]
-                bases = [builder.add(args[0], builder.mul(block, _I64(4 * lanes * streams))) for block in blocks]
+                places = [builder.add(index, builder.mul(args[1], _I64(r))) for r in range(regions)]
+                bases = [builder.add(args[0], builder.mul(place, _I64(4 * lanes * streams))) for place in places]
                 addresses = [builder.add(base, _I64(4 * lanes * k)) for base in bases for k in range(streams)]
                 loads = [builder.load(builder.inttoptr(a, pointer), align=4 * lanes) for a in addresses]
                 return [builder.fadd(a, b) for a, b in zip(sums, loads, strict=True)]

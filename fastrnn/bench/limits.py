@@ -4,7 +4,7 @@ A whole sequence takes T times the larger of (recurrent operations / peak, recur
 loop over that many bytes), and its input products' operations / peak. Training takes the recurrence twice, forward and
 back, and three more large products: the input's gradient and the two weights'. A step takes the larger of (operations /
 peak, all weights' bytes / bandwidth). Activations, the traffic of states and the call itself are free, so that nothing
-reaches the limit; `with_activations` adds the first of them.
+reaches the limit, unless it reads faster than the loops that measure; `with_activations` adds the first of them.
 """
 
 from __future__ import annotations

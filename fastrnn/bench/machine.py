@@ -20,7 +20,8 @@ LINE = 64
 FOOTPRINTS = tuple(1 << k for k in range(14, 28))  # bytes: 16 KiB to 128 MiB
 _QUICK_FOOTPRINTS = tuple(1 << k for k in range(14, 27, 2))
 # Lanes, independent sums and regions of the loops that read. None is the fastest everywhere: a Zen 5 reads its second
-# cache with 134 GB/s from one region of eight vectors at a time, with 200 from two of four.
+# cache with 134 GB/s from one region of eight vectors at a time, with 250 from two of four, and where the first cache
+# ends with twice as much from eight of two. The last loop is for narrower vectors.
 READERS = ((16, 8, 1), (16, 4, 2), (16, 2, 8), (8, 4, 2))
 
 

@@ -100,8 +100,9 @@ def _where(run: Run) -> str:
     text = (
         f"{machine.get('processor', 'unknown processor')}, {machine.get('cores', '?')} cores; {listed}. The speed is "
         "the best peer's minimum time over ours, all contenders taking turns within one run, and its geometric mean "
-        "over the sizes. The limit is the machine's roofline, from its measured multiply-adds and bandwidth; nothing "
-        "reaches it, since activations and calls are free in it. How fast it would be, likewise, stands beside ours."
+        "over the sizes. The limit is the machine's roofline, from its measured multiply-adds and bandwidth, in which "
+        "activations and calls are free: what is beyond it reads faster than the loops that measured. How fast it "
+        "would be, likewise, stands beside ours."
     )
     missing = "; ".join(f"{contender(name).title}: {reason}" for name, reason in run.missing.items())
     return text + (f" Not measured: {missing}." if missing else "")
