@@ -157,7 +157,7 @@ def test_rows_that_end_soon_count_for_what_they_are(
     active = rows.total / rows.longest
     enough = pace * crews.WORTH_MEETING * (active + 1) / active  # of a row
     step_work = batch * of_steps * enough
-    of_row = int(enough * (of_steps + (1 - of_steps) / (active / crews.FULL_SPEED_ROWS)))
+    of_row = int(enough * (of_steps + (1 - of_steps) / (active / crews.TILE_ROWS)))
     assert crew.split(2, rows, of_row - 5, step_work - 5 * (of_steps == 1.0), bound=False) == ALONE
     assert crew.split(2, rows, of_row + 5, step_work + 5 * (of_steps == 1.0), bound=False) == TOGETHER
 

@@ -40,10 +40,11 @@ WORTH_CALLING, WORTH_RETURNING, WORTH_BINDING = 450_000, 2_000_000, 4_000_000
 # For processors that are near one another; times `Distance.factor` where a call meets often.
 WORTH_MEETING = 9_000  # multiply-adds in each thread for each meeting, of one row; and half of it for every further row
 WORTH_MEETING_ROWS = 24_000  # the same for all rows, at most
-FULL_SPEED_ROWS = 4  # whose step multiplies and adds as fast as products of many steps at once; fewer are slower
-# The same where each thread could have rows of its own and meet the others only at the end; twice that where it would
-# have as many of them as are computed at once.
-WORTH_TOGETHER, TILE_ROWS = 200_000, 4
+# Rows that are computed at once: their step multiplies and adds as fast as products of many steps; fewer are slower.
+TILE_ROWS = 4
+# What is worth meeting for where each thread could have rows of its own and meet the others only at the end; twice that
+# where it would have as many as are computed at once.
+WORTH_TOGETHER = 200_000
 # These, and `steps.WORTH_STEPPING`, are for processors that take vectors of 64 bytes whole. Where one is taken in two
 # halves, as on a Zen 4, multiplying and adding takes twice as long, and this part of them is enough.
 HALVES = 0.6
@@ -241,9 +242,9 @@ class Crew:
         """
         work = directions * rows.total * row_work
         meeting = WORTH_MEETING * self._pace
-        at_once = rows.batch * row_work - step_work
-        step_and_share = step_work + at_once * rows.batch / FULL_SPEED_ROWS  # of few rows at most
-        if directions == 1 and rows.batch < FULL_SPEED_ROWS and step_and_share < 2 * meeting:  # most small calls
+        of_many_steps = rows.batch * row_work - step_work
+        at_most = step_work + of_many_steps * rows.batch / TILE_ROWS  # of `shared` below, where rows are few
+        if directions == 1 and rows.batch < TILE_ROWS and at_most < 2 * meeting:  # most small calls: time is dear
             return 1, False
         members = self.size(threads, work, WORTH_BINDING if bound else WORTH_CALLING)
         if members == 1:
@@ -257,7 +258,7 @@ class Crew:
         if several and enough and step_work < together * self._pace * members * far:
             return members, True
         # The work between two steps, in multiply-adds that take as long as a step's.
-        shared = (step_work + at_once * min(active / FULL_SPEED_ROWS, 1.0)) * active / rows.batch
+        shared = (step_work + of_many_steps * min(active / TILE_ROWS, 1.0)) * active / rows.batch
         meeting = min(meeting * (active + 1) / 2, WORTH_MEETING_ROWS * self._pace)
         if shared >= meeting * members * far:
             return members, False
