@@ -31,6 +31,32 @@ def add_squares(_context: Any, _address: Any, _count: Any) -> Any:
     return types.int64(*SIGNATURE), codegen
 
 
+@intrinsic
+def choose(_context: Any, _a: Any, _b: Any) -> Any:
+    """100 * (a / b) + a * b if a is not zero, which are made where they are needed; else 100 * a + b."""
+
+    def codegen(_target: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        emit = Emitter(builder, np.dtype(np.float32))
+        a, b = args
+        flag = emit.differ(a, emit.whole(0))
+        first, second = emit.choose_made(flag, lambda: [emit.quotient(a, b), emit.times(a, b)], [a, b])
+        return emit.sum(emit.times(first, 100), second)
+
+    return types.int64(*SIGNATURE), codegen
+
+
+def test_numbers_are_chosen() -> None:
+    """Members of a team that all took what a thread by itself takes would compute everything, with the same bits."""
+
+    @njit
+    def call(a, b):  # type: ignore[no-untyped-def]
+        return choose(a, b)
+
+    assert call(7, 2) == 314
+    assert call(0, 5) == 5
+    assert call(0, 0) == 0  # and does not divide
+
+
 def test_loops_stay_as_they_are_written() -> None:
     """LLVM writes such a loop out by itself; those of a tile then need more addresses than there are registers."""
 
