@@ -77,9 +77,9 @@ cdef void point_products(
             frame[F_OUTER_A] += fields[F_GRADIENT_BASE]
             frame[F_OUTER_INTO] += work.into[product[F_PRODUCT_WEIGHT]]
         else:
-            frame[F_OUTER_INTO] = work.sums
+            frame[F_OUTER_INTO] += work.sums
         operand = product[F_PRODUCT_OPERAND]
-        frame[F_OUTER_B] = begin_of(work.operands + F_OPERAND_FIELDS * operand, fields, x)
+        frame[F_OUTER_B] += begin_of(work.operands + F_OPERAND_FIELDS * operand, fields, x)
         frame[F_OUTER_B_OFFSETS] = work.tables + 8 * total * operand
         frame[F_OUTER_COUNT] = total
         work.ranges[4 * i], work.ranges[4 * i + 1] = product[F_PRODUCT_LOW], product[F_PRODUCT_HIGH]

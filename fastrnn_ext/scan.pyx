@@ -53,8 +53,9 @@ cdef extern from "Python.h":
 cdef extern from "tables.h" nogil:
     ctypedef void (*fastrnn_stages)(int64_t frame, int64_t linked, int64_t rows) noexcept nogil
     ctypedef void (*fastrnn_outer)(
-        int64_t a, int64_t a_stride, int64_t b, int64_t b_offsets, int64_t into, int64_t into_stride, int64_t rows,
-        int64_t height, int64_t width, int64_t copied, int first) noexcept nogil
+        int64_t a, int64_t a_stride, int64_t gate_rows, int64_t gap, int64_t b, int64_t b_offsets, int64_t into,
+        int64_t into_stride, int64_t rows, int64_t low, int64_t high, int64_t width, int64_t copied,
+        int first) noexcept nogil
     ctypedef struct fastrnn_cell:
         const char *equations
         fastrnn_stages *stages
@@ -444,8 +445,7 @@ cdef void weight_gradient_product(
     """
     cdef const fastrnn_unit *unit = <const fastrnn_unit *>words(program)
     cdef int64_t *frame = words(here)
-    cdef int64_t a_stride = frame[F_OUTER_A_STRIDE], into_stride = frame[F_OUTER_INTO_STRIDE]
-    cdef int64_t a = frame[F_OUTER_A] + low * unit.item_bytes, into = frame[F_OUTER_INTO] + low * into_stride
+    cdef int64_t a_stride = frame[F_OUTER_A_STRIDE]
     cdef int64_t mode, first = (count + OUTER_BLOCK - 1) // OUTER_BLOCK * OUTER_BLOCK - OUTER_BLOCK
     cdef bint overwrites = more == 0
     cdef void *room = malloc(OUTER_BLOCK * OUTER_VECTORS * unit.vector_bytes + ALIGNMENT)
@@ -455,8 +455,9 @@ cdef void weight_gradient_product(
     mode = flush_denormals()
     while first >= 0:
         unit.outer(
-            a + first * a_stride, a_stride, frame[F_OUTER_B], frame[F_OUTER_B_OFFSETS] + 8 * first, into, into_stride,
-            lesser(OUTER_BLOCK, count - first), high - low, frame[F_OUTER_WIDTH], aligned(address_of(room)), overwrites)
+            frame[F_OUTER_A] + first * a_stride, a_stride, frame[F_OUTER_GATE_ROWS], frame[F_OUTER_GAP],
+            frame[F_OUTER_B], frame[F_OUTER_B_OFFSETS] + 8 * first, frame[F_OUTER_INTO], frame[F_OUTER_INTO_STRIDE],
+            lesser(OUTER_BLOCK, count - first), low, high, frame[F_OUTER_WIDTH], aligned(address_of(room)), overwrites)
         first -= OUTER_BLOCK
         overwrites = False
     restore_mode(mode)

@@ -15,9 +15,9 @@ typedef struct {
 } fastrnn_cell;
 
 /* One block of rows of a weight gradient; see fastrnn/backends/tiled/outer.py. */
-typedef void (*fastrnn_outer)(int64_t a, int64_t a_stride, int64_t b, int64_t b_offsets, int64_t into,
-                              int64_t into_stride, int64_t rows, int64_t height, int64_t width, int64_t copied,
-                              int first);
+typedef void (*fastrnn_outer)(int64_t a, int64_t a_stride, int64_t gate_rows, int64_t gap, int64_t b,
+                              int64_t b_offsets, int64_t into, int64_t into_stride, int64_t rows, int64_t low,
+                              int64_t high, int64_t width, int64_t copied, int first);
 
 /* One generated file. */
 typedef struct {

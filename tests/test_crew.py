@@ -25,12 +25,10 @@ from fastrnn.backends import load
 from fastrnn.backends.contract import Rows
 from fastrnn.backends.tiled import box as bx
 from fastrnn.backends.tiled import crew as crews
-from fastrnn.backends.tiled import distance, steps, sums
+from fastrnn.backends.tiled import distance, steps
 from fastrnn.backends.tiled import scan as scans
 from fastrnn.backends.tiled.crew import Crew
 from fastrnn.backends.tiled.pack import aligned
-from fastrnn.backends.tiled.sums import LEAST_ROWS, Call
-from fastrnn.backends.tiled.sums import shares as shares_of
 from fastrnn.reuse import address
 
 every_compiled = pytest.mark.parametrize("name", COMPILED)
@@ -357,65 +355,6 @@ def test_a_volley_is_returned_by_a_worker_that_waits_and_by_no_other(name: str) 
     assert not server.is_alive()
     assert not native.volley(box, 5)
     assert box[bx.JOB] == 5
-
-
-def call(rows: int) -> Call:
-    """A product of so many rows and multiply-adds."""
-    return Call(0, (0, rows, 1, 1), rows)
-
-
-def test_groups_of_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of them, the largest first, in each group as many for each thread as are not too much work, or one."""
-    monkeypatch.setattr(sums, "PIECE", 10)
-    calls = [call(rows) for rows in (3, 9, 1, 4, 4, 20)]
-    assert [[c.work for c in group] for group in sums.groups(calls, 2)] == [[20, 9], [4, 4, 3, 1]]
-    assert [[c.work for c in group] for group in sums.groups(calls, 3)] == [[20, 9, 4], [4, 3, 1]]
-    assert [[c.work for c in group] for group in sums.groups(calls, 1)] == [[20], [9], [4, 4], [3, 1]]
-    assert sums.groups([], 2) == []
-
-
-@pytest.mark.parametrize(
-    ("piece", "lists"),
-    [(10**9, [[(0, 0, 20), (1, 0, 8)]]), (400, [[(0, 0, 8)], [(0, 8, 16)], [(1, 0, 8)], [(0, 16, 20)]])],
-)
-def test_products_alone(piece: int, lists: list[list[tuple[int, int, int]]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one list or, where that is too long, in pieces: a checkpoint after each, and the end after the last."""
-    monkeypatch.setattr(sums, "PIECE", piece)
-    done = mock.Mock()
-    monkeypatch.setattr(sums, "checkpoint", done.checkpoint)
-    frames = np.zeros((2, crews.f.OUTER_SIZE), np.int64)
-    frames[:, crews.f.OUTER_WIDTH], frames[:, crews.f.KERNEL] = 10, (0, 1)
-    ranges = np.array([(0, 20, 1, 5), (0, 8, 1, 5)], np.int64)
-    sums.Products(done, frames, ranges, 28 * 10 * 5, 0, done.finish, None)()
-    assert [name for name, _, _ in done.mock_calls] == ["run_list", "checkpoint"] * len(lists) + ["finish"]
-    for expected, (_, given, _) in zip(lists, done.mock_calls[::2], strict=False):
-        boxes, its_frames, its_ranges, members = given
-        assert (len(boxes), members) == (0, 1)
-        found = zip(its_frames[:, crews.f.KERNEL].tolist(), its_ranges.tolist(), strict=True)
-        assert [(frame, *span) for frame, span in found] == [(k, low, high, 1, 5) for k, low, high in expected]
-
-
-@pytest.mark.parametrize("members", [2, 3, 5])
-@pytest.mark.parametrize("rows", [(512, 512, 512), (512, 512, 511, 510), (512,), (96, 95, 1), (4000, 1), (7,)])
-def test_shares_of_products(rows: tuple[int, ...], members: int) -> None:
-    """Every row once, and threads that take one share after the other all have about as much to do."""
-    shares = shares_of([call(count)._replace(frame=number) for number, count in enumerate(rows)], members)
-    for number, count in enumerate(rows):
-        found = sorted(share.range for share in shares if share.frame == number)
-        assert [row for low, high, _, _ in found for row in range(low, high)] == list(range(count))
-        assert {ends[2:] for ends in found} == {(1, 1)}
-        assert len(found) == 1 or all(high - low >= LEAST_ROWS for low, high, _, _ in found)
-    loads = [0] * members
-    for share in shares:
-        low, high, _, _ = share.range
-        loads[loads.index(min(loads))] += high - low
-    assert max(loads) <= sum(rows) * 9 / 8 / members + 2 * LEAST_ROWS
-
-
-def test_even_products_are_not_cut() -> None:
-    """LSTM: four gates of two weights and the sum of the vectors; RNN: one of two."""
-    for rows in ((512,) * 8 + (1,), (512, 512, 1)):
-        assert len(shares_of([call(count) for count in rows], 2)) == len(rows)
 
 
 @every_compiled

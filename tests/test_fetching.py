@@ -101,13 +101,20 @@ def test_weight_gradients_fetch_the_next_tiles_values_and_vectors() -> None:
     plain = re.search(r"outer_6x4_\d+\(int64_t a0.*?{\n(.*?)\n}", text, re.DOTALL)
     assert plain is not None
     assert tile.count("PREFETCH(") == 2 * plain.group(1).count("PREFETCH(") > 0
-    last = re.search(r"(\w+) = a7 < INT64_C\(24\) \? a7 : INT64_C\(24\);", text)
+    # Those are the first four, counted from the call's first row a9, of the rows before a10, in whatever gate.
+    lesser = r"(\w+) = {0} < {1} \? {0} : {1};"
+    limit = re.search(r"(\w+) = a9 \+ INT64_C\(24\);", text)
+    assert limit is not None
+    last = re.search(lesser.format("a10", limit.group(1)), text)
     assert last is not None
-    assert re.search(rf"for \(; (\w+) \+ 6 <= {last.group(1)}; \1 \+= 6\) {{\n *outer_fetching_6x4", text)
-    # From b on, in bytes: behind the column a12, which is that of four vectors, the one after as many as tiles before.
+    stop = re.search(rf"(\w+) = (\w+) < {last.group(1)} \? \2 : {last.group(1)};", text)
+    assert stop is not None
+    assert re.search(rf"for \(; (\w+) \+ 6 <= {stop.group(1)}; \1 \+= 6\) {{\n *outer_fetching_6x4", text)
+    # From b on, in bytes: behind the column a15, which is that of four vectors, the one after as many as tiles before.
     before = re.findall(r"int64_t (\w+) = (.*);", tile[: tile.index("for (")])
-    for row, vector in ((0, 4), (6, 5), (12, 6), (18, 7)):
-        known: dict[str, Any] = dict.fromkeys([f"a{n}" for n in range(13)], 0) | {"a11": row, "a12": 64, "INT64_C": int}
+    for row, vector in ((0, 4), (6, 5), (9, 5), (12, 6), (18, 7), (23, 7)):
+        known: dict[str, Any] = dict.fromkeys([f"a{n}" for n in range(16)], 0)
+        known |= {"a9": 100, "a14": 100 + row, "a15": 64, "INT64_C": int}
         for name, value in before:
             known[name] = eval(value.replace(" / ", " // "), {}, known)
         assert 4 * (64 + 16 * vector) in known.values()

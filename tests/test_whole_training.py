@@ -159,17 +159,19 @@ def test_threads_give_the_same_bits(
 
 @pytest.mark.parametrize("members", [1, 2, 3])
 def test_products_are_cut_for_each_thread(members: int) -> None:
-    """Every row of each weight's gradient once."""
+    """Every value of each weight's gradient once, and of the sums of the gates' gradients."""
     pack = fastrnn.GRU(64, 128, backend=COMPILED[0])._packs()[0]
-    names = list(pack.weights)
-    seen: dict[int, list[int]] = {-1: []} | {names.index(name): [] for name in ("weight_ih", "weight_hh")}
+    shapes = {index: value.shape for index, value in enumerate(pack.weights.values()) if value.ndim == 2}
+    seen = {weight: np.zeros(shape, int) for weight, shape in shapes.items()}
+    seen[-1] = np.zeros((1, pack.gradient_stride // 4), int)
     frames, _, products, _ = pack.whole.tables(pack, members)
     assert len(frames) == len(products) >= (6 if members == 3 else 5)
     for frame, (_, weight, low, high) in zip(frames, products.tolist(), strict=True):
-        first = 0 if weight < 0 else int(frame[f.OUTER_INTO]) // int(frame[f.OUTER_INTO_STRIDE])
-        seen[weight] += range(first + low, first + high)
-    for weight, rows in seen.items():
-        assert sorted(rows) == list(range(1 if weight < 0 else 3 * 128))
+        row, first = divmod(frame.item(f.OUTER_INTO), frame.item(f.OUTER_INTO_STRIDE))
+        left = first // 4
+        seen[weight][row + low : row + high, left : left + frame.item(f.OUTER_WIDTH)] += 1
+    for counts in seen.values():
+        assert (counts == 1).all()
 
 
 @compiled

@@ -81,8 +81,8 @@ def point_products(fields, frames, ranges, operands, products, x, into, sums, ta
             frame[f.OUTER_A] += fields[f.GRADIENT_BASE]
             frame[f.OUTER_INTO] += words_in(into, weight)[DATA]
         else:
-            frame[f.OUTER_INTO] = sums
-        frame[f.OUTER_B] = begin_of(operands[operand], fields, x)
+            frame[f.OUTER_INTO] += sums
+        frame[f.OUTER_B] += begin_of(operands[operand], fields, x)
         frame[f.OUTER_B_OFFSETS] = tables + 8 * total * operand
         frame[f.OUTER_COUNT] = total
         ranges[i, 0], ranges[i, 1] = products[i, f.PRODUCT_LOW], products[i, f.PRODUCT_HIGH]

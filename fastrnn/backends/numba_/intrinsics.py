@@ -35,24 +35,17 @@ def run_stages(_context: Any, program: Any, kind: Any, frame: Any, linked: Any, 
 
 
 @intrinsic
-def outer_product(_context, program, a, a_stride, b, b_offsets, into, into_stride, rows, height, width, copied, first):  # type: ignore[no-untyped-def]
+def outer_product(  # type: ignore[no-untyped-def]
+    _context, program, a, a_stride, gate_rows, gap, b, b_offsets, into, into_stride, rows, low, high, width, copied,
+    first,
+):  # fmt: skip
     """One block of rows of a weight gradient; see `outer`."""
 
     def codegen(target: Any, builder: Any, _signature: Any, args: Any) -> Any:
         emit_outer(Emitter(builder, program.program.dtype), Operands(*args[1:]))
         return cgutils.get_null_value(target.get_value_type(types.none))
 
-    return types.none(program, *[types.int64] * 10, types.boolean), codegen
-
-
-@intrinsic
-def item_bytes(_context: Any, program: Any) -> Any:
-    """The bytes of one value of a program."""
-
-    def codegen(_target: Any, _builder: Any, _signature: Any, _args: Any) -> Any:
-        return I64(program.program.dtype.itemsize)
-
-    return types.int64(program), codegen
+    return types.none(program, *[types.int64] * 13, types.boolean), codegen
 
 
 def array_at(target: Any, builder: Any, signature: Any, args: Any) -> Any:

@@ -18,7 +18,6 @@ from fastrnn.backends.numba_.intrinsics import (
     copy_bytes,
     fetch_bytes,
     flush_denormals,
-    item_bytes,
     keep,
     no_bytes,
     one_by_one,
@@ -339,19 +338,20 @@ def weight_gradient(program, here, low, high, more, count):  # type: ignore[no-u
     """
     mode = flush_denormals()
     frame = whole_numbers(here, FRAME)
-    a_stride, into_stride, width = frame[f.OUTER_A_STRIDE], frame[f.OUTER_INTO_STRIDE], frame[f.OUTER_WIDTH]
-    a = frame[f.OUTER_A] + low * item_bytes(program)
-    into = frame[f.OUTER_INTO] + low * into_stride
+    a, a_stride, gate_rows = frame[f.OUTER_A], frame[f.OUTER_A_STRIDE], frame[f.OUTER_GATE_ROWS]
+    b, b_offsets, gap = frame[f.OUTER_B], frame[f.OUTER_B_OFFSETS], frame[f.OUTER_GAP]
+    into, into_stride, width = frame[f.OUTER_INTO], frame[f.OUTER_INTO_STRIDE], frame[f.OUTER_WIDTH]
     room = np.empty(BLOCK_BYTES + 64, np.uint8)
     copied = (room.ctypes.data + 63) // 64 * 64
     first = (count - 1) // outer.BLOCK * outer.BLOCK
     overwrites = more == 0
     while first >= 0:
         rows = min(outer.BLOCK, count - first)
-        table = frame[f.OUTER_B_OFFSETS] + 8 * first
-        there = a + first * a_stride
-        b, height = frame[f.OUTER_B], high - low
-        outer_product(program, there, a_stride, b, table, into, into_stride, rows, height, width, copied, overwrites)
+        lines, table = a + first * a_stride, b_offsets + 8 * first
+        outer_product(
+            program, lines, a_stride, gate_rows, gap, b, table, into, into_stride, rows, low, high, width, copied,
+            overwrites,
+        )  # fmt: skip
         first -= outer.BLOCK
         overwrites = False
     restore_mode(mode)

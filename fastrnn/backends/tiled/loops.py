@@ -126,7 +126,7 @@ def tile_shapes(target: Target, stage: TileStage) -> list[tuple[int, int]]:
 
 
 def _lone_row(emit: Emitter, share: Share, tiles: StageTiles, frame: Any, rows: Range) -> None:
-    """A member's blocks, each of them its own."""
+    """A member's blocks, which are whole ones, or all of them where a thread is by itself."""
 
     def cut(number: Any) -> Any:
         return emit.quotient(emit.times(share.count, number), share.team)

@@ -4,11 +4,14 @@ The tile of `tile` read down the columns: one value of ``a`` in all lanes times 
 be transposed. The rows come in blocks. A few vectors of a block of ``b`` are first copied side by side, so that they
 stay in the first cache wherever the rows are, while all of ``a`` goes past them. Each block's sum starts from zero,
 which also keeps the rounding error of a long sum small. The order of all additions is fixed by the sizes alone.
+
+The columns of ``a`` are gates of equal width, with a gap after each where that is no whole number of vectors. What all
+of them multiply is copied once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from fastrnn.backends.tiled.emitter import FLAG, WHOLE, Emitter
@@ -18,23 +21,29 @@ WIDTHS = (4, 2, 1)  # vectors of b beside each other: the widest as often as it 
 BLOCK = 128  # rows; so many of four vectors fill two thirds of a first cache
 UNROLL = 2
 CACHE_LINE = 64  # bytes
-OPERAND_KINDS = (*[WHOLE] * 10, FLAG)
+OPERAND_KINDS = (*[WHOLE] * 13, FLAG)
+Tile = Callable[..., None]  # called with an emitter, the operands, a row of into and a column
 
 
 class Operands(NamedTuple):
     """Addresses and sizes of one block of rows; ``first`` overwrites what is in ``into``.
 
-    ``a`` has rows of a fixed stride, ``b`` a table of byte offsets; ``copied`` is room for a block of four vectors.
+    ``a`` has rows of a fixed stride, and ``gap`` bytes more after each ``gate_rows`` of its columns, which are the rows
+    of ``into``; the call is for those from ``low`` to ``high - 1``. ``b`` has a table of byte offsets; ``copied`` is
+    room for a block of four vectors.
     """
 
     a: Any
     a_stride: Any
+    gate_rows: Any
+    gap: Any
     b: Any
     b_offsets: Any
     into: Any
     into_stride: Any
     rows: Any
-    height: Any
+    low: Any
+    high: Any
     width: Any
     copied: Any
     first: Any
@@ -46,21 +55,34 @@ def emit_outer(emit: Emitter, operands: Operands) -> None:
     vectors_in_row = emit.quotient(emit.sum(operands.width, emit.whole(emit.lanes - 1)), emit.whole(emit.lanes))
     end = emit.times(vectors_in_row, emit.lanes)
     widths = _widths(emit.target)
+    first_gate = emit.quotient(operands.low, operands.gate_rows)
+    end_gate = emit.quotient(
+        emit.sum(operands.high, emit.difference(operands.gate_rows, emit.whole(1))), operands.gate_rows
+    )
     for vectors in widths:
         copy, heights = _copy(emit, vectors), _heights(emit.target, vectors)
-        tiles = [(height, _tile(emit, vectors, height), operands.height) for height in heights]
+        tiles = [(height, _tile(emit, vectors, height), operands.high) for height in heights]
         # The first tiles fetch the vectors of b that are copied next, one each; not everywhere: see `Target.heights`.
         if vectors == widths[0] and emit.target.fma:
-            last = emit.lesser(operands.height, emit.whole(vectors * heights[0]))
+            last = emit.lesser(operands.high, emit.sum(operands.low, emit.whole(vectors * heights[0])))
             tiles.insert(0, (heights[0], _tile(emit, vectors, heights[0], fetching=True), last))
         with emit.loop(start, end, vectors * emit.lanes, []) as (column, _, past):
             copy(emit, *operands, emit.whole(0), column)
-            row = emit.whole(0)
-            for height, tile, stop in tiles:
-                with emit.loop(row, stop, height, []) as (first, _, after):
-                    tile(emit, *operands, first, column)
-                row = after[-1]
+            with emit.loop(first_gate, end_gate, 1, []) as (gate, _, _end):
+                _gate(emit, operands, tiles, gate, column)
         start = past[-1]
+
+
+def _gate(emit: Emitter, operands: Operands, tiles: Sequence[tuple[int, Tile, Any]], gate: Any, column: Any) -> None:
+    """The tiles of one gate, which come with their height and the row before which their kind ends."""
+    begin = emit.times(gate, operands.gate_rows)
+    end = emit.sum(begin, operands.gate_rows)
+    shifted = operands._replace(a=emit.sum(operands.a, emit.times(gate, operands.gap)))
+    row = emit.greater(begin, operands.low)
+    for height, tile, stop in tiles:
+        with emit.loop(row, emit.lesser(end, stop), height, []) as (first, _, after):
+            tile(emit, *shifted, first, column)
+        row = after[-1]
 
 
 def _widths(target: Target) -> tuple[int, ...]:
@@ -76,7 +98,7 @@ def _heights(target: Target, vectors: int) -> tuple[int, ...]:
     return tuple(h for h in target.heights(vectors) if h != 3)  # there are hardly ever three left
 
 
-def _function(caller: Emitter, name: str, body: Callable[[Emitter, Operands, Any, Any], None]) -> Callable[..., None]:
+def _function(caller: Emitter, name: str, body: Callable[[Emitter, Operands, Any, Any], None]) -> Tile:
     """A function of its own over the operands, a row and a column."""
 
     def with_operands(emit: Emitter, arguments: list[Any]) -> None:
@@ -86,7 +108,7 @@ def _function(caller: Emitter, name: str, body: Callable[[Emitter, Operands, Any
     return caller.function(name, [*OPERAND_KINDS, WHOLE, WHOLE], with_operands)
 
 
-def _copy(caller: Emitter, vectors: int) -> Callable[..., None]:
+def _copy(caller: Emitter, vectors: int) -> Tile:
     """Copy some vectors of all rows of b side by side; lanes past the width are zero."""
 
     def body(emit: Emitter, operands: Operands, _row: Any, column: Any) -> None:
@@ -103,13 +125,14 @@ def _copy(caller: Emitter, vectors: int) -> Callable[..., None]:
     return _function(caller, f"outer_copy_{vectors}", body)
 
 
-def _tile(caller: Emitter, vectors: int, height: int, fetching: bool = False) -> Callable[..., None]:
+def _tile(caller: Emitter, vectors: int, height: int, fetching: bool = False) -> Tile:
     """One tile of ``into``. One that is ``fetching`` asks for one of the vectors of b that are copied next, row by row:
     these lie too far from each other for the processor to see what comes, and a copy would wait for each of them."""
 
     def body(emit: Emitter, operands: Operands, row: Any, column: Any) -> None:
         a = emit.sum(operands.a, emit.times(row, emit.size))
-        ahead = emit.times(emit.sum(emit.quotient(row, emit.whole(height)), emit.whole(vectors)), emit.lanes)
+        tiles_before = emit.quotient(emit.difference(row, operands.low), emit.whole(height))
+        ahead = emit.times(emit.sum(tiles_before, emit.whole(vectors)), emit.lanes)
         next_vector = emit.sum(operands.b, emit.times(emit.sum(column, ahead), emit.size))
         values = [emit.const(0.0)] * (vectors * height)
         k: Any = emit.whole(0)

@@ -277,10 +277,12 @@ class TiledPack:
             frame[f.OUTER_A], frame[f.OUTER_A_STRIDE] = part.column * size, self.gradient_stride
             frame[f.OUTER_INTO], frame[f.OUTER_INTO_STRIDE] = part.row * part.width * size, part.width * size
             frame[f.OUTER_WIDTH] = part.width
+            frame[f.OUTER_GATE_ROWS], frame[f.OUTER_GAP] = part.gate_rows if part.gap else part.rows, part.gap * size
         sums = frames[-1]
         self._place(sums, f.OUTER_A, np.ones(1, self.dtype))
         sums[f.OUTER_INTO_STRIDE] = self.gradient_stride
         sums[f.OUTER_WIDTH] = self.gradient_stride // size
+        sums[f.OUTER_GATE_ROWS] = 1
         ranges[:, 1] = [*[part.rows for part in parts], 1]
         return frames, ranges
 

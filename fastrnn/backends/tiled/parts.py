@@ -16,7 +16,10 @@ X: Place = ("x", 0)
 
 
 class WeightPart(Record):
-    """Rows of a weight and their width, the first column of their gates' gradients, and what these multiply."""
+    """Rows of a weight and their width, the first column of their gates' gradients, and what these multiply.
+
+    There are ``gate_rows`` of each gate, and ``gap`` columns between the gradients of one gate and of the next.
+    """
 
     weight: str
     row: int
@@ -24,6 +27,8 @@ class WeightPart(Record):
     width: int
     column: int
     place: Place
+    gate_rows: int
+    gap: int
 
 
 def parts_of(pack: TiledPack) -> Iterator[WeightPart]:
@@ -31,27 +36,35 @@ def parts_of(pack: TiledPack) -> Iterator[WeightPart]:
     plan, columns, hidden = pack.plan, pack.gradient_offsets, pack.sizes.hidden_size
     widths = {name: value.shape[1] for name, value in pack.weights.items() if value.ndim == 2}
     for index, column in enumerate(plan.input_columns):
-        yield WeightPart("weight_ih", index * hidden, hidden, widths["weight_ih"], columns[column], X)
+        yield WeightPart("weight_ih", index * hidden, hidden, widths["weight_ih"], columns[column], X, hidden, 0)
     for index, gate in enumerate(plan.cell.recurrent_gates):
         column, place = columns[plan.product_columns[gate]], plan.operands[gate]
-        yield WeightPart("weight_hh", index * hidden, hidden, widths["weight_hh"], column, place)
+        yield WeightPart("weight_hh", index * hidden, hidden, widths["weight_hh"], column, place, hidden, 0)
     if plan.cell.has_projection:
-        column, place = columns[plan.product_columns[None]], plan.operands[None]
-        yield WeightPart("weight_hr", 0, pack.sizes.proj_size, widths["weight_hr"], column, place)
+        column, place, rows = columns[plan.product_columns[None]], plan.operands[None], pack.sizes.proj_size
+        yield WeightPart("weight_hr", 0, rows, widths["weight_hr"], column, place, rows, 0)
 
 
 def merged(parts: Iterator[WeightPart]) -> Iterator[WeightPart]:
-    """Neighbours as one where their gradients, too, stand side by side: fewer products, and fewer copies of x and h."""
+    """Neighbours as one where their gradients, too, come one after the other, all as far apart: fewer products, and
+    fewer copies of x and h."""
     before: WeightPart | None = None
     for part in parts:
-        if before is None:
-            before = part
-            continue
-        joined = before.row + before.rows == part.row and before.column + before.rows == part.column
-        if joined and (before.weight, before.place) == (part.weight, part.place) and before.rows + part.rows <= MERGED:
-            before = before.replaced(rows=before.rows + part.rows)
-        else:
+        both = None if before is None else _as_one(before, part)
+        if before is not None and both is None:
             yield before
-            before = part
+        before = part if both is None else both
     if before is not None:
         yield before
+
+
+def _as_one(before: WeightPart, part: WeightPart) -> WeightPart | None:
+    """Gates of the same weight and the one after them, if that is one product."""
+    gates, rows = before.rows // before.gate_rows, before.rows + part.rows
+    gap = before.gap if gates > 1 else part.column - before.column - before.gate_rows
+    follows = (
+        part.weight == before.weight
+        and part.place == before.place
+        and part.column == before.column + gates * (before.gate_rows + gap)
+    )
+    return before.replaced(rows=rows, gap=gap) if follows and gap >= 0 and rows <= MERGED else None

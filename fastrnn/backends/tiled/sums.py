@@ -33,6 +33,7 @@ Range = tuple[int, int, int, int]  # of a call: the rows of the gradient, whethe
 KEPT = 4096  # offsets of rows with a fixed stride
 WAITING = 9 / 8  # how much longer than all together some may be at work before products are cut, which costs 2 %
 LEAST_ROWS = 48  # of a weight's gradient in one call: each call copies the other factor once more
+CUT_COLUMNS = 64  # where there are fewer rows, calls are cut at multiples of so many columns
 
 
 class Lines(Record):
@@ -58,21 +59,38 @@ class Lines(Record):
 
 
 class Call(NamedTuple):
-    """One call of the kernel: some rows of a weight's gradient over some rows of the scan."""
+    """One call of the kernel: some rows and columns of a weight's gradient over some rows of the scan."""
 
     frame: int  # its number
     range: Range
-    work: int  # multiply-adds
+    columns: tuple[int, int]
+
+    @property
+    def work(self) -> int:
+        """In multiply-adds."""
+        low, high, _, steps = self.range
+        return (high - low) * (self.columns[1] - self.columns[0]) * steps
 
     def cut(self, count: int) -> list[Call]:
-        """In so many parts of about as many rows each, or in fewer where these would be narrow."""
-        low, high, more, steps = self.range
-        count = max(1, min(count, (high - low) // LEAST_ROWS))
-        ends = [low + (high - low) * k // count for k in range(count + 1)]
-        row_work = self.work // max(high - low, 1)
-        return [
-            Call(self.frame, (first, last, more, steps), (last - first) * row_work) for first, last in pairwise(ends)
-        ]
+        """In so many parts of about as many rows or columns each, or in fewer where these would be narrow."""
+        (low, high, *rest), (left, right) = self.range, self.columns
+        by_rows, by_columns = (high - low) // LEAST_ROWS, (right - left) // CUT_COLUMNS
+        if by_rows < min(count, by_columns):
+            count = min(count, by_columns)
+            marks = [left + round(by_columns * k / count) * CUT_COLUMNS for k in range(count)]
+            return [self._replace(columns=ends) for ends in pairwise([*marks, right])]
+        count = max(1, min(count, by_rows))
+        marks = [low + (high - low) * k // count for k in range(count + 1)]
+        return [self._replace(range=(*ends, *rest)) for ends in pairwise(marks)]
+
+
+def frames_of(frames: Array, calls: Sequence[Call], item_bytes: int) -> Array:
+    """Each call's own frame, which begins at its first column."""
+    own = frames[[call.frame for call in calls]]
+    columns = np.array([call.columns for call in calls], np.int64).reshape(-1, 2)
+    own[:, [f.OUTER_B, f.OUTER_INTO]] += columns[:, :1] * item_bytes
+    own[:, f.OUTER_WIDTH] = columns[:, 1] - columns[:, 0]
+    return own
 
 
 class Products:
@@ -82,9 +100,10 @@ class Products:
     """
 
     def __init__(
-        self, native: Native, frames: Array, ranges: Array, work: int, turn: int, finish: Callable[[], None], held: Any
-    ) -> None:
-        self.native, self.frames, self.ranges, self.work = native, frames, ranges, work
+        self, native: Native, frames: Array, ranges: Array, item_bytes: int, work: int, turn: int,
+        finish: Callable[[], None], held: Any,
+    ) -> None:  # fmt: skip
+        self.native, self.frames, self.ranges, self.item_bytes, self.work = native, frames, ranges, item_bytes, work
         self.turn, self.finish, self.held = turn, finish, held
 
     def __call__(self) -> None:
@@ -105,12 +124,12 @@ class Products:
             row_work = widths[frame] * count
             most = max(8, int(PIECE / max(row_work, 1)) // 8 * 8)
             for low, high in pairwise([*range(0, rows, most), rows]):
-                calls.append(Call(frame, (low, high, more, count), (high - low) * row_work))
+                calls.append(Call(frame, (low, high, more, count), (0, widths[frame])))
         return calls
 
     def run(self, calls: Sequence[Call], boxes: Array, members: int) -> int:
         """Some of them, by so many threads at most, those of the boxes among them. How many took part."""
-        frames = self.frames[[call.frame for call in calls]]
+        frames = frames_of(self.frames, calls, self.item_bytes)
         ranges = np.array([call.range for call in calls], np.int64)
         return self.native.run_list(boxes, frames, ranges, members)
 
@@ -126,7 +145,8 @@ def joined(tasks: Sequence[Products]) -> Products:
         for task in tasks:
             task.finish()
 
-    return Products(tasks[0].native, frames, ranges, sum(task.work for task in tasks), tasks[0].turn, finish, tasks)
+    work, first = sum(task.work for task in tasks), tasks[0]
+    return Products(first.native, frames, ranges, first.item_bytes, work, first.turn, finish, tasks)
 
 
 def groups(calls: Sequence[Call], members: int) -> list[list[Call]]:
@@ -224,7 +244,8 @@ class TiledSums:
         frames, ranges = frames[: len(places)].copy(), ranges[: len(places)].copy()
         frames[:, f.OUTER_A : f.OUTER_INTO + 1] += np.array(places, np.int64)
         ranges[:, 2:] = self._more, count
-        return Products(pack.native, frames, ranges, work * count, turn, _nothing, (lines, offsets, self))
+        size = pack.dtype.itemsize
+        return Products(pack.native, frames, ranges, size, work * count, turn, _nothing, (lines, offsets, self))
 
     def _hand_out(self, pack: TiledPack, sums: Array) -> None:
         """Each vector's part of the sums."""

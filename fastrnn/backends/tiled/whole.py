@@ -16,7 +16,7 @@ from fastrnn.backends.contract import Array, Rows, States
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.backward import piece_rows
 from fastrnn.backends.tiled.pack import Room, TiledPack
-from fastrnn.backends.tiled.sums import Call, shares
+from fastrnn.backends.tiled.sums import Call, frames_of, shares
 
 if TYPE_CHECKING:
     from fastrnn.backends.tiled.backend import Tape
@@ -79,15 +79,15 @@ class WholeBackward:
         """
         parts, places = pack.weight_parts, list(pack.operand_widths)
         factors = [(places.index(part.place), self._names.index(part.weight)) for part in parts]
-        calls = [Call(index, (0, part.rows, 0, 0), part.rows * part.width) for index, part in enumerate(parts)]
+        calls = [Call(index, (0, part.rows, 0, 1), (0, part.width)) for index, part in enumerate(parts)]
         if self._sums:  # of all rows, as one more product: with ones
             factors.append((len(self._operands) - 1, -1))
-            calls.append(Call(len(parts), (0, 1, 0, 0), pack.gradient_stride // pack.dtype.itemsize))
+            calls.append(Call(len(parts), (0, 1, 0, 1), (0, pack.gradient_stride // pack.dtype.itemsize)))
         calls = shares(sorted(calls, key=lambda call: -call.work), members)
         frames, _ = pack.gradient_calls
         products = [(*factors[call.frame], *call.range[:2]) for call in calls]
         return (
-            frames[[call.frame for call in calls]],
+            frames_of(frames, calls, pack.dtype.itemsize),
             _table(self._operands, f.OPERAND_FIELDS),
             _table(products, f.PRODUCT_FIELDS),
             _table(self._sums, f.PART_FIELDS),
