@@ -91,11 +91,10 @@ def _widths(target: Target) -> tuple[int, ...]:
 
 
 def _heights(target: Target, vectors: int) -> tuple[int, ...]:
-    """Rows of ``into`` at once: as many as leave registers for the vectors of ``b``, then fewer, down to one."""
-    if target.registers == 32:
-        tallest = min(24 // vectors, 12)
-        return (tallest, *(h for h in (6, 4, 2, 1) if h < tallest))
-    return tuple(h for h in target.heights(vectors) if h != 3)  # there are hardly ever three left
+    """Rows of ``into`` at once: as many as leave registers for the vectors of ``b``, then fewer, down to one. What is
+    left of a gate is few of these tiles, for tiles of few rows read ``b`` as often as others."""
+    tallest = min(24 // vectors, 12) if target.registers == 32 else target.heights(vectors)[0]
+    return (tallest, *range(min(tallest - 1, 6), 0, -1))
 
 
 def _function(caller: Emitter, name: str, body: Callable[[Emitter, Operands, Any, Any], None]) -> Tile:
