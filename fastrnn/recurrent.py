@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +29,14 @@ if TYPE_CHECKING:
 
 _DEFAULTS: dict[str, Any] = {"num_layers": 1, "bidirectional": False, "batch_first": False, "bias": True,
                              "dropout": 0.0, "proj_size": 0}  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def _training_kinds() -> tuple[type[Tape], type[Gradients]]:
+    """Not before there is one to make: inference starts sooner without. To import them again costs a microsecond."""
+    from fastrnn.tape import Gradients, Tape
+
+    return Tape, Gradients
 
 
 class Recurrent:
@@ -251,8 +260,6 @@ class Recurrent:
         TypeError, ValueError
             As when the layer is called.
         """
-        from fastrnn.tape import Tape  # not before there is one to make: inference starts sooner without
-
         sequence = checks.flag("sequence", sequence)
         every = None if checkpoint_every is None else checks.size("checkpoint_every", checkpoint_every)
         packs = self._packs()
@@ -262,7 +269,8 @@ class Recurrent:
         first = None if state is None else self._states.read("state", state, batch, batched, copy=True)
         final = self._states.empty(batch)
         y, yt = self._layout.output(rows, self._width, batched)
-        tape = Tape(self, self._stack.record(packs, rows, xt, yt, first, final, every), batched, sequence)
+        new_tape, _ = _training_kinds()
+        tape = new_tape(self, self._stack.record(packs, rows, xt, yt, first, final, every), batched, sequence)
         if not sequence:
             last = np.zeros((batch, self._width), self.dtype)
             index = last_steps(rows)
@@ -292,9 +300,8 @@ class Recurrent:
         TypeError, ValueError
             For a tape that is not this layer's, for gradients of a wrong shape, or if neither is given.
         """
-        from fastrnn.tape import Gradients, Tape
-
-        if not isinstance(tape, Tape):
+        kind, gradients = _training_kinds()
+        if not isinstance(tape, kind):
             raise TypeError(f"tape: expected a Tape from this layer's record, got {checks.described(tape)}")
         if tape.layer is not self:
             raise ValueError(f"tape: expected one that this layer recorded, got one of {tape.layer!r}")
@@ -308,7 +315,7 @@ class Recurrent:
             ends = self._states.read("dstate", dstate, rows.batch, batched, copy=True)
         dxt, parameters = self._stack.backward(tape._stack, dyt, ends)
         dx = np.ascontiguousarray(dxt.swapaxes(0, 1)) if batched and self.batch_first else dxt if batched else dxt[:, 0]
-        return Gradients(dx, self._states.present(ends, batched), parameters)
+        return gradients(dx, self._states.present(ends, batched), parameters)
 
     def _ragged_rows(self, steps: int, batch: int, lengths: ArrayLike) -> Rows:
         copy = checks.lengths(lengths, batch)

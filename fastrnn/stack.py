@@ -143,7 +143,7 @@ class Stack:
 
     def backward(self, tape: StackTape, dy: Array, dstate: States) -> tuple[Array, dict[str, Array]]:
         """The gradients of x and the parameters. ``dstate`` changes in place, from the final states' to the first's."""
-        gradients: dict[str, Array] = {}
+        found: list[dict[str, Array]] = []  # of each layer and direction
         for index in reversed(range(len(self.layers))):
             layer, base = self.layers[index], index * self.directions
             into = [layer.empty_parameters() for _ in range(self.directions)]
@@ -152,9 +152,9 @@ class Stack:
             else:
                 dy = layer.backward(tape.tapes[index], tape.rows, dy, dstate, into, base)
             self._drop(dy, tape.masks[index])
-            for names, arrays in zip(self.names[base : base + self.directions], into, strict=True):
-                gradients.update({full: arrays[name] for name, full in names.items()})
-        return dy, {name: gradients[name] for names in self.names for name in names.values()}
+            found = into + found
+        named = zip(self.names, found, strict=True)
+        return dy, {full: arrays[name] for names, arrays in named for name, full in names.items()}
 
     def _mask(self, shape: tuple[int, ...]) -> Array | None:
         """What to keep of a layer's input, drawn for padding too, so that it does not depend on the lengths."""

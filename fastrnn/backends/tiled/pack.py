@@ -19,7 +19,7 @@ from fastrnn.backends.tiled.target import Target
 from fastrnn.equations import Sizes
 from fastrnn.plan import Place, Product, Stage
 from fastrnn.record import lazy
-from fastrnn.reuse import Loan, address
+from fastrnn.reuse import address, memory
 
 if TYPE_CHECKING:
     from fastrnn.backends.tiled.parts import WeightPart
@@ -55,12 +55,12 @@ class Room:
 
     def __init__(self, *sizes: int) -> None:
         self.nbytes = sum(sizes)
-        self._loan = Loan(self.nbytes + ALIGNMENT * len(sizes))
-        begin = self._loan.address
+        self._held = memory(self.nbytes + ALIGNMENT * len(sizes))
+        begin = self._held.address
         self.at = []
         for size in sizes:
             self.at.append(begin)
-            begin += padded(size, ALIGNMENT)
+            begin += -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def padded(count: int, block: int) -> int:
