@@ -7,6 +7,7 @@ Arrays here are as the backends want them (see `fastrnn.backends.contract`); sta
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ class Layer:
     ) -> None:
         self.plan, self.sizes, self.directions, self.dtype, self._backend = plan, sizes, directions, dtype, backend
         self.shapes = plan.cell.parameter_shapes(sizes, bias)
+        few = all(prod(shape) < reuse.FEW for shape in self.shapes.values())
+        self._new = np.empty if few else reuse.empty  # the same, sooner
         self.state_sizes = tuple(sizes.width(width) for width in plan.cell.state_widths)
         self.output_size = self.state_sizes[0]  # of one direction
 
@@ -43,7 +46,7 @@ class Layer:
 
     def empty_parameters(self) -> dict[str, Array]:
         """New arrays, to be written, in the shapes of the parameters of one direction."""
-        return {name: reuse.empty(shape, self.dtype) for name, shape in self.shapes.items()}
+        return {name: self._new(shape, self.dtype) for name, shape in self.shapes.items()}
 
     def room(self, rows: Rows, width: int) -> Array:
         """A new (T, B, width) array for a scan to write."""

@@ -29,6 +29,7 @@ from fastrnn.backends.tiled import pack as packs
 from fastrnn.backends.tiled import whole as wholes
 from fastrnn.backends.tiled.whole import WholeBackward
 from fastrnn.plan import plan
+from fastrnn.reuse import LEAST
 
 AT = 1  # the part of the states, of three
 
@@ -172,6 +173,43 @@ def test_products_are_cut_for_each_thread(members: int) -> None:
         seen[weight][row + low : row + high, left : left + frame.item(f.OUTER_WIDTH)] += 1
     for counts in seen.values():
         assert (counts == 1).all()
+
+
+@compiled
+def test_a_small_room_is_used_again_but_not_by_two_at_once(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large one is not kept: that is what `fastrnn.reuse` does for all calls."""
+    made: list[packs.Room] = []
+
+    class Counted(packs.Room):
+        def __init__(self, *sizes: int) -> None:
+            made.append(self)
+            super().__init__(*sizes)
+
+    monkeypatch.setattr(wholes, "Room", Counted)
+    layer = fastrnn.LSTM(3, 5, backend=backend)
+    x, dy = np.ones((4, 2, 3), np.float32), np.ones((4, 2, 5), np.float32)
+    tape = layer.record(x)[2]
+    alone = layer.backward(tape, dy)
+    for _ in range(3):
+        layer.backward(tape, dy)
+    assert len(made) == 1
+    whole = tape._stack.tapes[0][0].pack.whole
+    run, size = whole._runs[1]
+    within: list[Any] = []
+
+    def meanwhile(*given: Any) -> int:
+        whole._runs[1] = run, size
+        within.append(layer.backward(tape, dy))
+        return run(*given)
+
+    whole._runs[1] = meanwhile, size
+    found = [layer.backward(tape, dy), *within]
+    assert len(made) == 2 and made[0].at != made[1].at
+    for each in found:
+        assert_same_bits(each.x, alone.x)
+    x, dy = np.ones((400, 20, 3), np.float32), np.ones((400, 20, 5), np.float32)
+    layer.backward(layer.record(x)[2], dy)
+    assert made[2].nbytes >= LEAST and made[2] not in whole._rooms.values()
 
 
 @compiled

@@ -42,13 +42,8 @@ class Tape(Record):
         """See the contract."""
         return self.room.nbytes
 
-    @lazy
-    def places(self) -> Array:
-        """Where the room's tables begin, for compiled code."""
-        return np.array(self.room.at, np.int64)
 
-
-NO_TAPE = np.empty(0, np.int64)  # its places
+NO_TAPE = np.empty(0, np.int64)  # the places of its room
 
 
 class TiledBackend:
@@ -117,7 +112,7 @@ class TiledBackend:
             members, apart = self.crew.split(threads, rows, pack.weight_count, step_work, bound=False)
         begin = () if state is None else state
         if rows.batch * rows.longest <= pack.most_rows:  # no checkpoint on the way
-            kept = NO_TAPE if tape is None else tape.places
+            kept = NO_TAPE if tape is None else tape.room.places
             if members == 1:
                 pack.run(rows.table, x, y, begin, final, at, reverse, kept)
                 return

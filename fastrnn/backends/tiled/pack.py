@@ -62,6 +62,11 @@ class Room:
             self.at.append(begin)
             begin += -(-size // ALIGNMENT) * ALIGNMENT
 
+    @lazy
+    def places(self) -> Array:
+        """The same for compiled code."""
+        return np.array(self.at, np.int64)
+
 
 def padded(count: int, block: int) -> int:
     """``count`` rounded up to a multiple of ``block``."""

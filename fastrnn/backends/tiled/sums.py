@@ -73,7 +73,7 @@ class Call(NamedTuple):
 
     def cut(self, count: int) -> list[Call]:
         """In so many parts of about as many rows or columns each, or in fewer where these would be narrow."""
-        (low, high, *rest), (left, right) = self.range, self.columns
+        (low, high, more, steps), (left, right) = self.range, self.columns
         by_rows, by_columns = (high - low) // LEAST_ROWS, (right - left) // CUT_COLUMNS
         if by_rows < min(count, by_columns):
             count = min(count, by_columns)
@@ -81,7 +81,7 @@ class Call(NamedTuple):
             return [self._replace(columns=ends) for ends in pairwise([*marks, right])]
         count = max(1, min(count, by_rows))
         marks = [low + (high - low) * k // count for k in range(count + 1)]
-        return [self._replace(range=(*ends, *rest)) for ends in pairwise(marks)]
+        return [self._replace(range=(first, last, more, steps)) for first, last in pairwise(marks)]
 
 
 def frames_of(frames: Array, calls: Sequence[Call], item_bytes: int) -> Array:

@@ -17,6 +17,7 @@ from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.backward import piece_rows
 from fastrnn.backends.tiled.pack import Room, TiledPack
 from fastrnn.backends.tiled.sums import Call, frames_of, shares
+from fastrnn.reuse import LEAST
 
 if TYPE_CHECKING:
     from fastrnn.backends.tiled.backend import Tape
@@ -41,6 +42,8 @@ class WholeBackward:
         if self._sums:
             self._operands.append((f.OF_GRADIENT, 0, 0, pack.gradient_stride))
         self._runs: dict[int, tuple[Callable[..., int], int]] = {}
+        # What the last call needed, by its sizes, unless it is in use: a new one takes 2 us.
+        self._rooms: dict[tuple[int, int, int], Room] = {}
 
     def __call__(
         self, tape: Tape, dy: Array, state: States, dx: Array, at: int, into: Mapping[str, Array], boxes: Array,
@@ -51,11 +54,16 @@ class WholeBackward:
         The scan is by a team or, ``apart``, each thread has rows of its own. It returns what `Native.team_on` does.
         """
         run, size = self._runs.get(members) or self._made(tape.pack, members)
-        room = Room(size, *self._sizes(tape.pack, tape.rows))
-        return run(
-            tape.rows.table, tape.x, dy, dx, tape.places, state, at, tape.reverse,
-            tuple([into[name] for name in self._names]), np.array(room.at, np.int64), boxes, members, apart,
+        rows = tape.rows
+        key = members, rows.batch, rows.total
+        room = self._rooms.pop(key, None) or Room(size, *self._sizes(tape.pack, rows))
+        found = run(
+            rows.table, tape.x, dy, dx, tape.room.places, state, at, tape.reverse,
+            tuple([into[name] for name in self._names]), room.places, boxes, members, apart,
         )  # fmt: skip
+        if room.nbytes < LEAST:  # else it has a way back of its own
+            self._rooms = {key: room}
+        return found
 
     def _made(self, pack: TiledPack, members: int) -> tuple[Callable[..., int], int]:
         """What runs with so many members, see `Native.bound_back`, and the bytes it needs whatever the rows."""
