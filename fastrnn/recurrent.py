@@ -32,7 +32,7 @@ _DEFAULTS: dict[str, Any] = {"num_layers": 1, "bidirectional": False, "batch_fir
 
 
 @lru_cache(maxsize=1)
-def _training_kinds() -> tuple[type[Tape], type[Gradients]]:
+def _tape_types() -> tuple[type[Tape], type[Gradients]]:
     """Not before there is one to make: inference starts sooner without. To import them again costs a microsecond."""
     from fastrnn.tape import Gradients, Tape
 
@@ -269,8 +269,8 @@ class Recurrent:
         first = None if state is None else self._states.read("state", state, batch, batched, copy=True)
         final = self._states.empty(batch)
         y, yt = self._layout.output(rows, self._width, batched)
-        new_tape, _ = _training_kinds()
-        tape = new_tape(self, self._stack.record(packs, rows, xt, yt, first, final, every), batched, sequence)
+        tape_type, _ = _tape_types()
+        tape = tape_type(self, self._stack.record(packs, rows, xt, yt, first, final, every), batched, sequence)
         if not sequence:
             last = np.zeros((batch, self._width), self.dtype)
             index = last_steps(rows)
@@ -300,8 +300,8 @@ class Recurrent:
         TypeError, ValueError
             For a tape that is not this layer's, for gradients of a wrong shape, or if neither is given.
         """
-        kind, gradients = _training_kinds()
-        if not isinstance(tape, kind):
+        tape_type, gradients = _tape_types()
+        if not isinstance(tape, tape_type):
             raise TypeError(f"tape: expected a Tape from this layer's record, got {checks.described(tape)}")
         if tape.layer is not self:
             raise ValueError(f"tape: expected one that this layer recorded, got one of {tape.layer!r}")

@@ -70,17 +70,14 @@ class _Memory:
 
 def _memory(size: int) -> _Memory:
     """A buffer of that size, or little more."""
-    if size >= LEAST:
-        for key, memory in reversed(list(_idle.items())):  # the last one is the likeliest to be in a cache
-            if size <= memory.size <= size + size // 4 and _idle.pop(key, None) is not None:
-                return memory
+    for key, memory in reversed(list(_idle.items())):  # the last one is the likeliest to be in a cache
+        if size <= memory.size <= size + size // 4 and _idle.pop(key, None) is not None:
+            return memory
     return _Memory(size)
 
 
 def _keep(memory: _Memory) -> None:
-    """Keep a buffer if it is large, and let the oldest ones go."""
-    if memory.size < LEAST:
-        return
+    """Keep a buffer, and let the oldest ones go."""
     _idle[id(memory)] = memory
     for key in list(_idle):
         if sum([kept.size for kept in list(_idle.values())]) <= MOST:
@@ -88,7 +85,7 @@ def _keep(memory: _Memory) -> None:
         _idle.pop(key, None)
 
 
-def memory(size: int) -> _Memory | Loan:
+def held(size: int) -> _Memory | Loan:
     """Bytes from its ``address`` on, the begin of a cache line, for as long as it is held."""
     return _Memory(size) if size < LEAST else Loan(size)  # what does not come back need not be a loan
 
@@ -96,7 +93,7 @@ def memory(size: int) -> _Memory | Loan:
 class Loan:
     """Memory that comes back when this object is gone: bytes from ``address`` on, the begin of a cache line.
 
-    It can be what an array is based on: NumPy keeps it alive for every view.
+    It is for `LEAST` bytes and more. It can be what an array is based on: NumPy keeps it alive for every view.
     """
 
     __array_interface__: dict[str, Any]

@@ -101,23 +101,33 @@ def test_weight_gradients_fetch_the_next_tiles_values_and_vectors() -> None:
     plain = re.search(r"outer_6x4_\d+\(int64_t a0.*?{\n(.*?)\n}", text, re.DOTALL)
     assert plain is not None
     assert tile.count("PREFETCH(") == 2 * plain.group(1).count("PREFETCH(") > 0
-    # Those are the first four, counted from the call's first row a9, of the rows before a10, in whatever gate.
-    lesser = r"(\w+) = {0} < {1} \? {0} : {1};"
-    limit = re.search(r"(\w+) = a9 \+ INT64_C\(24\);", text)
-    assert limit is not None
-    last = re.search(lesser.format("a10", limit.group(1)), text)
-    assert last is not None
-    stop = re.search(rf"(\w+) = (\w+) < {last.group(1)} \? \2 : {last.group(1)};", text)
-    assert stop is not None
-    assert re.search(rf"for \(; (\w+) \+ 6 <= {stop.group(1)}; \1 \+= 6\) {{\n *outer_fetching_6x4", text)
-    # From b on, in bytes: behind the column a15, which is that of four vectors, the one after as many as tiles before.
-    before = re.findall(r"int64_t (\w+) = (.*);", tile[: tile.index("for (")])
-    for row, vector in ((0, 4), (6, 5), (9, 5), (12, 6), (18, 7), (23, 7)):
-        known: dict[str, Any] = dict.fromkeys([f"a{n}" for n in range(16)], 0)
-        known |= {"a9": 100, "a14": 100 + row, "a15": 64, "INT64_C": int}
-        for name, value in before:
-            known[name] = eval(value.replace(" / ", " // "), {}, known)
-        assert 4 * (64 + 16 * vector) in known.values()
+    main = text[text.rindex("NOINLINE") :]
+    before_tile = main[: main.index("outer_fetching_6x4")]
+    loop, stop = re.findall(r"for \(; (\w+) \+ 6 <= (\w+);", before_tile)[-1]
+    (gate,) = re.findall(r"for \(; (\w+) \+ 1 <= ", before_tile)
+    # Of as many gates as there are, of so many rows each, the vectors of b behind those of the column 64, in order.
+    for gate_rows, low, high, expected in (
+        (100, 0, 100, [4, 5, 6, 7]), (100, 40, 90, [4, 5, 6, 7]), (100, 90, 100, [4]), (9, 0, 36, [4, 5, 6, 7]),
+        (15, 0, 60, [4, 5, 6, 7]), (11, 0, 33, [4, 5, 6]), (40, 30, 80, [4]), (5, 0, 20, []),
+    ):  # fmt: skip
+        known = dict.fromkeys([f"a{n}" for n in range(16)], 0) | {"a2": gate_rows, "a9": low, "a10": high, "a15": 64}
+        found = []
+        for number in range(low // gate_rows, -(-high // gate_rows)):
+            values = evaluated(before_tile, known, {gate: number})
+            for row in range(values[loop], values[stop] - 5, 6):
+                found.append(evaluated(tile[: tile.index("for (")], known | {"a14": row}, {}))
+        asked = [(set(range(4, 16)) & {(value // 4 - 64) / 16 for value in each.values()}) for each in found]
+        assert [max(vectors) for vectors in asked] == expected
+
+
+def evaluated(text: str, known: dict[str, int], given: dict[str, int]) -> dict[str, int]:
+    """All whole numbers that are defined in some C text, but for those that are given."""
+    values: dict[str, Any] = {**known, "INT64_C": int}
+    for name, value in re.findall(r"int64_t (\w+) = (.*);", text):
+        chosen = re.sub(r"^(\w+) (<|>) (.+) \? (.+) : (.+)$", r"\4 if \1 \2 \3 else \5", value)
+        values[name] = given[name] if name in given else eval(chosen.replace(" / ", " // "), {}, values)
+    del values["INT64_C"]
+    return values
 
 
 # --- rows of different lengths ----------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from fastrnn.backends.contract import Backend
 from fastrnn.backends.tiled import backend as tiled
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled import pack as packs
+from fastrnn.backends.tiled import sums
 from fastrnn.backends.tiled import whole as wholes
 from fastrnn.backends.tiled.whole import WholeBackward
 from fastrnn.plan import plan
@@ -159,16 +160,18 @@ def test_threads_give_the_same_bits(
 
 
 @pytest.mark.parametrize("members", [1, 2, 3])
-def test_products_are_cut_for_each_thread(members: int) -> None:
+@pytest.mark.parametrize("layer", [fastrnn.GRU(64, 128), fastrnn.LSTM(200, 9), fastrnn.LSTM(40, 70)], ids=str)
+def test_products_are_cut_for_each_thread(layer: Any, members: int) -> None:
     """Every value of each weight's gradient once, and of the sums of the gates' gradients."""
-    pack = fastrnn.GRU(64, 128, backend=COMPILED[0])._packs()[0]
+    pack: Any = type(layer)(layer.input_size, layer.hidden_size, backend=COMPILED[0])._packs()[0]
     shapes = {index: value.shape for index, value in enumerate(pack.weights.values()) if value.ndim == 2}
     seen = {weight: np.zeros(shape, int) for weight, shape in shapes.items()}
     seen[-1] = np.zeros((1, pack.gradient_stride // 4), int)
     frames, _, products, _ = pack.whole.tables(pack, members)
-    assert len(frames) == len(products) >= (6 if members == 3 else 5)
+    assert len(frames) == len(products)
     for frame, (_, weight, low, high) in zip(frames, products.tolist(), strict=True):
         row, first = divmod(frame.item(f.OUTER_INTO), frame.item(f.OUTER_INTO_STRIDE))
+        assert frame[f.OUTER_B] == first  # from its column on of what it multiplies, too
         left = first // 4
         seen[weight][row + low : row + high, left : left + frame.item(f.OUTER_WIDTH)] += 1
     for counts in seen.values():
@@ -176,40 +179,106 @@ def test_products_are_cut_for_each_thread(members: int) -> None:
 
 
 @compiled
-def test_a_small_room_is_used_again_but_not_by_two_at_once(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A large one is not kept: that is what `fastrnn.reuse` does for all calls."""
-    made: list[packs.Room] = []
+@pytest.mark.parametrize("members", [2, 3])
+@pytest.mark.parametrize("pieces", [False, True])
+def test_gates_with_gaps_give_the_same_bits_by_threads(
+    backend: str, members: int, pieces: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Products of few rows and many columns, which threads cut by columns: of the whole scan, and of pieces of time."""
+    if pieces:  # too long for one call
+        monkeypatch.setattr(WholeBackward, "__init__", _never_whole(WholeBackward.__init__))
+    layer = make_layer("lstm", 200, 9, backend=backend)
+    values = draw_call(layer, 90, 7)
+    alone = gradients(layer, values, None, None)
+    cut: list[int] = []
+    real = sums.Call.cut
+    monkeypatch.setattr(sums.Call, "cut", lambda call, count: cut.append(count) or real(call, count))
+    with share_everything(rows_apart=100), fastrnn.threads(members):
+        for _ in range(20):
+            for name, value in gradients(layer, values, None, None).items():
+                assert_same_bits(value, alone[name], name)
+    assert members in cut
+
+
+def _never_whole(real: Any) -> Any:
+    def init(self: Any, pack: Any) -> None:
+        real(self, pack)
+        self.most_rows = 0
+
+    return init
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[packs.Room]:
+    """All rooms of ways back from now on; none is kept at first."""
+    found: list[packs.Room] = []
 
     class Counted(packs.Room):
         def __init__(self, *sizes: int) -> None:
-            made.append(self)
+            found.append(self)
             super().__init__(*sizes)
 
     monkeypatch.setattr(wholes, "Room", Counted)
+    monkeypatch.setattr(wholes, "_rooms", {})
+    return found
+
+
+def way_back(layer: Any, steps: int = 4, batch: int = 2) -> Any:
+    """The gradients of some steps and rows."""
+    y, _, tape = layer.record(np.ones((steps, batch, layer.input_size), np.float32))
+    return layer.backward(tape, np.ones_like(y))
+
+
+@compiled
+def test_a_small_room_is_used_again_by_calls_of_the_same_sizes(backend: str, made: list[packs.Room]) -> None:
+    """Also after the weights have changed; the last ones are kept. A large one is not: see `fastrnn.reuse`."""
     layer = fastrnn.LSTM(3, 5, backend=backend)
-    x, dy = np.ones((4, 2, 3), np.float32), np.ones((4, 2, 5), np.float32)
-    tape = layer.record(x)[2]
-    alone = layer.backward(tape, dy)
     for _ in range(3):
-        layer.backward(tape, dy)
+        way_back(layer)
+        layer.parameters["bias_l0"][:] += 1
     assert len(made) == 1
+    others = [(8, 1), (1, 8), (4, 3), (5, 2)]
+    for count, (steps, batch) in enumerate(others, 2):
+        way_back(layer, steps, batch)
+        assert len(made) == count
+    for other in (fastrnn.LSTM(3, 70, backend=backend), fastrnn.GRU(3, 5, backend=backend)):
+        way_back(other)
+    assert len(made) == len(others) + 3
+    with share_everything(rows_apart=100), fastrnn.threads(2):
+        for _ in range(100):
+            way_back(layer)
+            if len(made) > len(others) + 3:
+                break
+    assert len(made) == len(others) + 4
+    way_back(layer, 400, 20)
+    assert made[-1].nbytes >= LEAST and made[-1] not in wholes._rooms.values()
+    for steps in range(10, 11 + wholes.ROOMS):
+        way_back(layer, steps)
+    assert len(wholes._rooms) == wholes.ROOMS
+    assert made[-1] in wholes._rooms.values() and made[0] not in wholes._rooms.values()
+
+
+@compiled
+def test_no_two_ways_back_have_one_room_at_once(backend: str, made: list[packs.Room]) -> None:
+    layer = fastrnn.LSTM(3, 5, backend=backend)
+    y, _, tape = layer.record(np.ones((4, 2, 3), np.float32))
+    alone = layer.backward(tape, np.ones_like(y))
     whole = tape._stack.tapes[0][0].pack.whole
     run, size = whole._runs[1]
-    within: list[Any] = []
+    found: list[Any] = []
 
     def meanwhile(*given: Any) -> int:
         whole._runs[1] = run, size
-        within.append(layer.backward(tape, dy))
+        found.append(layer.backward(tape, np.ones_like(y)))
         return run(*given)
 
     whole._runs[1] = meanwhile, size
-    found = [layer.backward(tape, dy), *within]
+    found.append(layer.backward(tape, np.ones_like(y)))
     assert len(made) == 2 and made[0].at != made[1].at
     for each in found:
         assert_same_bits(each.x, alone.x)
-    x, dy = np.ones((400, 20, 3), np.float32), np.ones((400, 20, 5), np.float32)
-    layer.backward(layer.record(x)[2], dy)
-    assert made[2].nbytes >= LEAST and made[2] not in whole._rooms.values()
+        for name, value in each.parameters.items():
+            assert_same_bits(value, alone.parameters[name], name)
 
 
 @compiled
@@ -233,6 +302,7 @@ def test_nothing_is_written_outside_its_room(
 
     layer = make_layer(cell, 5, 9, backend=backend, **({"proj_size": 3} if cell == "lstm_projected" else {}))
     values = draw_call(layer, 7, 5)
+    monkeypatch.setattr(wholes, "_rooms", {})
     for module in (tiled, wholes):
         monkeypatch.setattr(module, "Room", Guarded)
     gradients(layer, values, lengths, None)

@@ -5,13 +5,13 @@ be transposed. The rows come in blocks. A few vectors of a block of ``b`` are fi
 stay in the first cache wherever the rows are, while all of ``a`` goes past them. Each block's sum starts from zero,
 which also keeps the rounding error of a long sum small. The order of all additions is fixed by the sizes alone.
 
-The columns of ``a`` are gates of equal width, with a gap after each where that is no whole number of vectors. What all
-of them multiply is copied once.
+The columns of ``a`` are gates of equal width and as far apart: after each comes a gap where they fill no whole vectors.
+What all of them multiply is copied once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fastrnn.backends.tiled.emitter import FLAG, WHOLE, Emitter
@@ -61,28 +61,45 @@ def emit_outer(emit: Emitter, operands: Operands) -> None:
     )
     for vectors in widths:
         copy, heights = _copy(emit, vectors), _heights(emit.target, vectors)
-        tiles = [(height, _tile(emit, vectors, height), operands.high) for height in heights]
+        tiles = {height: _tile(emit, vectors, height) for height in heights}
         # The first tiles fetch the vectors of b that are copied next, one each; not everywhere: see `Target.heights`.
-        if vectors == widths[0] and emit.target.fma:
-            last = emit.lesser(operands.high, emit.sum(operands.low, emit.whole(vectors * heights[0])))
-            tiles.insert(0, (heights[0], _tile(emit, vectors, heights[0], fetching=True), last))
+        fetches = vectors == widths[0] and emit.target.fma
+        fetching = _tile(emit, vectors, heights[0], fetching=True) if fetches else None
         with emit.loop(start, end, vectors * emit.lanes, []) as (column, _, past):
             copy(emit, *operands, emit.whole(0), column)
             with emit.loop(first_gate, end_gate, 1, []) as (gate, _, _end):
-                _gate(emit, operands, tiles, gate, column)
+                row, stop = _rows_of(emit, operands, gate)
+                own = operands._replace(a=emit.sum(operands.a, emit.times(gate, operands.gap)))
+                if fetching:
+                    before = emit.lesser(_tiles_before(emit, operands, row, heights[0]), emit.whole(vectors))
+                    left = emit.times(emit.difference(emit.whole(vectors), before), heights[0])
+                    row = _tiles(emit, own, fetching, heights[0], row, emit.lesser(stop, emit.sum(row, left)), column)
+                for height, tile in tiles.items():
+                    row = _tiles(emit, own, tile, height, row, stop, column)
         start = past[-1]
 
 
-def _gate(emit: Emitter, operands: Operands, tiles: Sequence[tuple[int, Tile, Any]], gate: Any, column: Any) -> None:
-    """The tiles of one gate, which come with their height and the row before which their kind ends."""
+def _rows_of(emit: Emitter, operands: Operands, gate: Any) -> tuple[Any, Any]:
+    """The first row of a gate that the call is for, and the one after the last."""
     begin = emit.times(gate, operands.gate_rows)
     end = emit.sum(begin, operands.gate_rows)
-    shifted = operands._replace(a=emit.sum(operands.a, emit.times(gate, operands.gap)))
-    row = emit.greater(begin, operands.low)
-    for height, tile, stop in tiles:
-        with emit.loop(row, emit.lesser(end, stop), height, []) as (first, _, after):
-            tile(emit, *shifted, first, column)
-        row = after[-1]
+    return emit.greater(begin, operands.low), emit.lesser(end, operands.high)
+
+
+def _tiles(emit: Emitter, operands: Operands, tile: Tile, height: int, row: Any, stop: Any, column: Any) -> Any:
+    """As many tiles of a height as there are rows for; the row after them."""
+    with emit.loop(row, stop, height, []) as (first, _, after):
+        tile(emit, *operands, first, column)
+    return after[-1]
+
+
+def _tiles_before(emit: Emitter, operands: Operands, row: Any, height: int) -> Any:
+    """How many tiles of the tallest kind come before a row: those of its gate, and of whole gates before that one."""
+    gate = emit.quotient(row, operands.gate_rows)
+    gates = emit.difference(gate, emit.quotient(operands.low, operands.gate_rows))
+    of_gate = emit.quotient(operands.gate_rows, emit.whole(height))
+    first, _ = _rows_of(emit, operands, gate)
+    return emit.sum(emit.times(gates, of_gate), emit.quotient(emit.difference(row, first), emit.whole(height)))
 
 
 def _widths(target: Target) -> tuple[int, ...]:
@@ -130,9 +147,10 @@ def _tile(caller: Emitter, vectors: int, height: int, fetching: bool = False) ->
 
     def body(emit: Emitter, operands: Operands, row: Any, column: Any) -> None:
         a = emit.sum(operands.a, emit.times(row, emit.size))
-        tiles_before = emit.quotient(emit.difference(row, operands.low), emit.whole(height))
-        ahead = emit.times(emit.sum(tiles_before, emit.whole(vectors)), emit.lanes)
-        next_vector = emit.sum(operands.b, emit.times(emit.sum(column, ahead), emit.size))
+        next_vector = None
+        if fetching:
+            ahead = emit.sum(_tiles_before(emit, operands, row, height), emit.whole(vectors))
+            next_vector = emit.sum(operands.b, emit.times(emit.sum(column, emit.times(ahead, emit.lanes)), emit.size))
         values = [emit.const(0.0)] * (vectors * height)
         k: Any = emit.whole(0)
         for unroll in (UNROLL, 1):
@@ -140,7 +158,7 @@ def _tile(caller: Emitter, vectors: int, height: int, fetching: bool = False) ->
                 for j in range(unroll):
                     here = emit.sum(index, emit.whole(j))
                     inner = _multiply(emit, operands, a, here, inner, vectors, height)
-                    if fetching:
+                    if next_vector is not None:
                         offset = emit.read_whole(emit.sum(operands.b_offsets, emit.times(here, 8)))
                         emit.prefetch(emit.sum(next_vector, offset))
                 following += inner

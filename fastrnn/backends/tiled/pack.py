@@ -19,7 +19,7 @@ from fastrnn.backends.tiled.target import Target
 from fastrnn.equations import Sizes
 from fastrnn.plan import Place, Product, Stage
 from fastrnn.record import lazy
-from fastrnn.reuse import address, memory
+from fastrnn.reuse import address, held
 
 if TYPE_CHECKING:
     from fastrnn.backends.tiled.parts import WeightPart
@@ -55,12 +55,12 @@ class Room:
 
     def __init__(self, *sizes: int) -> None:
         self.nbytes = sum(sizes)
-        self._held = memory(self.nbytes + ALIGNMENT * len(sizes))
+        self._held = held(self.nbytes + ALIGNMENT * len(sizes))
         begin = self._held.address
         self.at = []
         for size in sizes:
             self.at.append(begin)
-            begin += -(-size // ALIGNMENT) * ALIGNMENT
+            begin += padded(size, ALIGNMENT)
 
     @lazy
     def places(self) -> Array:

@@ -11,7 +11,7 @@ from fastrnn.record import Record
 if TYPE_CHECKING:
     from fastrnn.backends.tiled.pack import TiledPack
 
-MERGED = 256  # rows of a weight in one product; more of them would gain nothing, and threads could share them less
+MERGED = 256  # rows of a weight in one product: more of them would gain nothing
 X: Place = ("x", 0)
 
 
@@ -59,7 +59,7 @@ def merged(parts: Iterator[WeightPart]) -> Iterator[WeightPart]:
 
 
 def _as_one(before: WeightPart, part: WeightPart) -> WeightPart | None:
-    """Gates of the same weight and the one after them, if that is one product."""
+    """Gates and the one after them, if that is one product: of a weight's gates, all have as many rows."""
     gates, rows = before.rows // before.gate_rows, before.rows + part.rows
     gap = before.gap if gates > 1 else part.column - before.column - before.gate_rows
     follows = (

@@ -8,7 +8,7 @@ tables that are made once.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from fastrnn.reuse import LEAST
 if TYPE_CHECKING:
     from fastrnn.backends.tiled.backend import Tape
 
+ROOMS = 16  # small ones that are kept
 PASSES = 3  # over the weights, on the way back: of the recurrence, of the input's gradients, and of the weights' own
 
 
@@ -42,8 +43,7 @@ class WholeBackward:
         if self._sums:
             self._operands.append((f.OF_GRADIENT, 0, 0, pack.gradient_stride))
         self._runs: dict[int, tuple[Callable[..., int], int]] = {}
-        # What the last call needed, by its sizes, unless it is in use: a new one takes 2 us.
-        self._rooms: dict[tuple[int, int, int], Room] = {}
+        self._row_sizes = (*pack.state_strides, pack.gradient_stride, len(self._operands))
 
     def __call__(
         self, tape: Tape, dy: Array, state: States, dx: Array, at: int, into: Mapping[str, Array], boxes: Array,
@@ -55,14 +55,13 @@ class WholeBackward:
         """
         run, size = self._runs.get(members) or self._made(tape.pack, members)
         rows = tape.rows
-        key = members, rows.batch, rows.total
-        room = self._rooms.pop(key, None) or Room(size, *self._sizes(tape.pack, rows))
+        sizes = size, rows.batch, rows.total, self._row_sizes  # what `_sizes` depends on
+        room = _rooms.pop(sizes, None) or Room(size, *self._sizes(tape.pack, rows))
         found = run(
             rows.table, tape.x, dy, dx, tape.room.places, state, at, tape.reverse,
             tuple([into[name] for name in self._names]), room.places, boxes, members, apart,
         )  # fmt: skip
-        if room.nbytes < LEAST:  # else it has a way back of its own
-            self._rooms = {key: room}
+        _keep(sizes, room)
         return found
 
     def _made(self, pack: TiledPack, members: int) -> tuple[Callable[..., int], int]:
@@ -100,6 +99,19 @@ class WholeBackward:
             _table(products, f.PRODUCT_FIELDS),
             _table(self._sums, f.PART_FIELDS),
         )
+
+
+# Small rooms that are not in use, the oldest first: to make one anew takes 2 us of some 10. They are no pack's, for
+# there is a new pack after each change of the weights. Each is taken and given back in one operation, in any thread.
+_rooms: dict[tuple[Any, ...], Room] = {}
+
+
+def _keep(sizes: tuple[Any, ...], room: Room) -> None:
+    """Keep a small room for the next call; large ones are large memory, which is used again anyway."""
+    if room.nbytes < LEAST:
+        _rooms[sizes] = room
+        if len(_rooms) > ROOMS:
+            _rooms.pop(next(iter(list(_rooms))), None)
 
 
 def _operands_of(pack: TiledPack) -> list[tuple[int, ...]]:
