@@ -259,6 +259,31 @@ def test_a_small_room_is_used_again_by_calls_of_the_same_sizes(backend: str, mad
 
 
 @compiled
+def test_tables_are_made_once_for_all_packs_of_a_layer(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of another layer are others: what these give is checked where its sizes vary. Not all are kept for ever."""
+    found: list[WholeBackward] = []
+    real = WholeBackward.tables
+    monkeypatch.setattr(WholeBackward, "tables", lambda whole, *given: found.append(whole) or real(whole, *given))
+    monkeypatch.setattr(wholes, "_tables", {})
+    layer = fastrnn.LSTM(3, 5, backend=backend)
+    for _ in range(3):
+        way_back(layer)
+        layer.parameters["bias_l0"][:] += 1
+    assert len(found) == 1
+    options: list[tuple[Any, Any, dict[str, Any]]] = [
+        (3, 6, {}), (4, 5, {}), (3, 5, {"bias": False}), (3, 5, {"dtype": "float64"}), (3, 5, {"proj_size": 2}),
+    ]  # fmt: skip
+    for number, (inputs, units, more) in enumerate(options):
+        other = fastrnn.LSTM(inputs, units, backend=backend, **more)
+        way_back(other)
+        assert len(found) == len(wholes._tables) == 2 + number
+    monkeypatch.setattr(wholes, "TABLES", len(wholes._tables) + 1)
+    way_back(fastrnn.GRU(3, 5, backend=backend))
+    way_back(fastrnn.GRU(3, 6, backend=backend))
+    assert len(wholes._tables) == 1
+
+
+@compiled
 def test_no_two_ways_back_have_one_room_at_once(backend: str, made: list[packs.Room]) -> None:
     layer = fastrnn.LSTM(3, 5, backend=backend)
     y, _, tape = layer.record(np.ones((4, 2, 3), np.float32))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fastrnn.backends.tiled.parts import WeightPart
     from fastrnn.backends.tiled.whole import WholeBackward
 
+ONES = {size: np.ones(1, f"f{size}") for size in (4, 8)}  # by the bytes of a value
 ALIGNMENT = 64  # bytes: a cache line, and the longest vector
 CHUNK_BYTES = 256 * 1024  # of projected input at once: about what stays in the second cache beside the weights
 CHUNK_ROWS = 48  # but at least so many rows, for the weights to be worth reading
@@ -284,7 +285,7 @@ class TiledPack:
             frame[f.OUTER_WIDTH] = part.width
             frame[f.OUTER_GATE_ROWS], frame[f.OUTER_GAP] = part.gate_rows if part.gap else part.rows, part.gap * size
         sums = frames[-1]
-        self._place(sums, f.OUTER_A, np.ones(1, self.dtype))
+        sums[f.OUTER_A] = address(ONES[self.dtype.itemsize])
         sums[f.OUTER_INTO_STRIDE] = self.gradient_stride
         sums[f.OUTER_WIDTH] = self.gradient_stride // size
         sums[f.OUTER_GATE_ROWS] = 1

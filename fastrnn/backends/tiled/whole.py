@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fastrnn.backends.tiled.backend import Tape
 
 ROOMS = 16  # small ones that are kept
+TABLES = 64  # those of so many layers and numbers of threads are kept
 PASSES = 3  # over the weights, on the way back: of the recurrence, of the input's gradients, and of the weights' own
 
 
@@ -66,7 +67,12 @@ class WholeBackward:
 
     def _made(self, pack: TiledPack, members: int) -> tuple[Callable[..., int], int]:
         """What runs with so many members, see `Native.bound_back`, and the bytes it needs whatever the rows."""
-        tables = self.tables(pack, members)
+        key = pack.native, pack.program, pack.sizes, tuple(self._names), members
+        tables = _tables.get(key)
+        if tables is None:
+            if len(_tables) >= TABLES:
+                _tables.clear()
+            tables = _tables[key] = self.tables(pack, members)
         frames, calls = tables[0], len(tables[0])
         counters = f.COUNTER_BYTES * (members + 1)
         numbers = members * pack.training_frame.size + frames.size + 4 * max(calls, members) + len(self._names)
@@ -104,6 +110,10 @@ class WholeBackward:
 # Small rooms that are not in use, the oldest first: to make one anew takes 2 us of some 10. They are no pack's, for
 # there is a new pack after each change of the weights. Each is taken and given back in one operation, in any thread.
 _rooms: dict[tuple[Any, ...], Room] = {}
+
+
+# What `WholeBackward.tables` has made: it is the same for each pack of a layer.
+_tables: dict[tuple[Any, ...], tuple[Array, ...]] = {}
 
 
 def _keep(sizes: tuple[Any, ...], room: Room) -> None:
