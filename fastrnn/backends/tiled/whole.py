@@ -111,7 +111,6 @@ class WholeBackward:
 # there is a new pack after each change of the weights. Each is taken and given back in one operation, in any thread.
 _rooms: dict[tuple[Any, ...], Room] = {}
 
-
 # What `WholeBackward.tables` has made: it is the same for each pack of a layer.
 _tables: dict[tuple[Any, ...], tuple[Array, ...]] = {}
 
@@ -120,8 +119,8 @@ def _keep(sizes: tuple[Any, ...], room: Room) -> None:
     """Keep a small room for the next call; large ones are large memory, which is used again anyway."""
     if room.nbytes < LEAST:
         _rooms[sizes] = room
-        if len(_rooms) > ROOMS:
-            _rooms.pop(next(iter(list(_rooms))), None)
+        for oldest in list(_rooms)[:-ROOMS]:
+            _rooms.pop(oldest, None)
 
 
 def _operands_of(pack: TiledPack) -> list[tuple[int, ...]]:
