@@ -34,7 +34,7 @@ def pack_of(backend: str, cell: str, hidden: int, dtype: str = "float32", inputs
 
 @pytest.mark.parametrize("backend", COMPILED)
 @pytest.mark.parametrize("hidden", [9, 16, 64, 70, 90, 300])
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh", "lstm_projected"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "gru_reset_before", "rnn_tanh", "lstm_projected"])
 def test_each_row_has_the_column_and_the_factor_of_its_gate(backend: str, cell: str, hidden: int) -> None:
     """Whatever gates are one product, and wherever their gradients stand."""
     pack = pack_of(backend, cell, hidden)
@@ -83,13 +83,13 @@ def test_products_are_those_of_numpy_however_they_are_cut(backend: str, dtype: s
     x = rng.normal(size=(count, inputs)).astype(dtype)
     offsets = np.arange(count, dtype=np.int64) * x.strides[0]
     frames = pack.gradient_calls[0][:1].copy()
-    part = pack.weight_parts[0]
+    rows = pack.weight_parts[0].rows
     given = (address(gradients), 0, address(x), address(offsets), count)
     frames[:, f.OUTER_A : f.OUTER_COUNT + 1] += np.array(given, np.int64)
-    whole = Call(0, (0, part.rows, 0, count), (0, inputs))
+    whole = Call(0, (0, rows, 0, count), (0, inputs))
 
     def run(calls: list[Call]) -> np.ndarray:
-        room = np.full((part.rows + 2, inputs), 7, dtype)  # a row before and one after, which nothing is to touch
+        room = np.full((rows + 2, inputs), 7, dtype)  # a row before and one after, which nothing is to touch
         own = sums.frames_of(frames, calls, size)
         own[:, f.OUTER_INTO] += address(room[1:])
         pack.native.run_list(NOBODY, own, np.array([call.range for call in calls], np.int64), 1)
@@ -97,10 +97,10 @@ def test_products_are_those_of_numpy_however_they_are_cut(backend: str, dtype: s
         return room[1:-1]
 
     columns = [pack.gradient_offsets[gate] + unit for gate in pack.plan.input_columns for unit in range(hidden)]
-    expected = gradients[:, columns[: part.rows]].astype(float).T @ x.astype(float)
+    expected = gradients[:, columns[:rows]].astype(float).T @ x.astype(float)
     found = run([whole])
     assert_close(found, expected, "gradient", dtype)
-    cuts = [0, 1, hidden - 1, hidden + 4, part.rows - 2, part.rows]
+    cuts = [0, 1, hidden - 1, hidden + 4, rows - 2, rows]
     by_rows = [whole._replace(range=(low, high, 0, count)) for low, high in pairwise(cuts)]
     for order in (by_rows, by_rows[::-1]):  # whoever writes beyond its own part writes over another one's
         assert_same_bits(run(order), found)
@@ -108,6 +108,12 @@ def test_products_are_those_of_numpy_however_they_are_cut(backend: str, dtype: s
     by_columns = [whole._replace(columns=ends) for ends in pairwise(cuts)]
     for order in (by_columns, by_columns[::-1]):
         assert_same_bits(run(order), found)
+    for part in (*by_rows, *by_columns):
+        (low, high, *_), (left, right) = part.range, part.columns
+        alone = run([part])
+        assert_same_bits(alone[low:high, left:right], found[low:high, left:right])
+        alone[low:high, left:right] = 7
+        assert (alone == 7).all()  # what another thread writes at the same time
 
 
 # --- how they are cut -------------------------------------------------------------------------------------------------
