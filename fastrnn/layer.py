@@ -6,7 +6,7 @@ Arrays here are as the backends want them (see `fastrnn.backends.contract`); sta
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -40,9 +40,10 @@ class Layer:
         """The backend, imported when it is first needed."""
         return load(self._backend)
 
-    def pack(self, parameters: Mapping[str, Array]) -> Any:
-        """The pack of one direction."""
-        return self.backend.pack(self.plan, parameters, self.sizes, self.dtype)
+    @lazy
+    def pack(self) -> Callable[[Mapping[str, Array]], Any]:
+        """What makes the pack of one direction."""
+        return self.backend.packer(self.plan, list(self.shapes), self.sizes, self.dtype)
 
     def empty_parameters(self) -> dict[str, Array]:
         """New arrays, to be written, in the shapes of the parameters of one direction."""

@@ -1,10 +1,10 @@
 """The parameters of a layer: their memory, and the packs made from it, which are never stale.
 
 Who reads ``layer.parameters[name]`` gets an array on the layer's own memory and may write to it, then or much later.
-So the store hands out *leases*: the array's base is a small object that lives as long as the array or any view of
-it. While a parameter's lease is alive, each call compares the memory with a snapshot; when it has died, once more, and
-then no longer. Packs are made from snapshots where there are any: a write that comes between two looks at the memory is
-found by the next comparison.
+So the store hands out *leases* on memory of their own: the array's base is a small object that lives as long as the
+array or any view of it. While a parameter's lease is alive, each call compares its memory with the values that were
+there at the last look; when it has died, once more, and then that memory is the values. Packs are made from values,
+which never change, and go on using them: a write that comes between two looks at the memory is found by the next one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn import checks
+from fastrnn import checks, reuse
 from fastrnn.checks import Array
 from fastrnn.threads import renew_after_fork
 
@@ -41,25 +41,22 @@ class ParameterStore:
     ) -> None:
         self.dtype, self._make = dtype, make
         self.shapes = {name: value.shape for name, value in values.items()}
-        self._memory = {name: np.array(value, dtype, order="C") for name, value in values.items()}
-        self._leases: dict[str, weakref.ref[_Lease]] = {}
-        self._snapshots: dict[str, Array] = {}  # of every parameter that was leased when it was last looked at
+        self._values = {name: np.array(value, dtype, order="C") for name, value in values.items()}  # never written to
+        self._leased: dict[str, tuple[weakref.ref[_Lease], Array]] = {}  # and the memory
         self._packs: Packs | None = None
         self.current: Packs | None = None  # the packs, while nobody can have written to a parameter since
         self._lock = threading.Lock()
         renew_after_fork(self)
 
     def lease(self, name: str) -> Array:
-        """A writable array on the memory of a parameter."""
+        """A writable array that is a parameter."""
         with self._lock:
             self.current = None
-            reference = self._leases.get(name)
-            lease = reference() if reference is not None else None
+            reference, memory = self._leased.get(name) or (None, _copy(self._values[name]))
+            lease = None if reference is None else reference()
             if lease is None:
-                lease = _Lease(self._memory[name])
-                self._leases[name] = weakref.ref(lease)
-                # Kept from an earlier lease, or else made before anybody can write.
-                self._snapshots.setdefault(name, self._memory[name].copy())
+                lease = _Lease(memory)
+                self._leased[name] = weakref.ref(lease), memory
         return np.asarray(lease)
 
     def set(self, values: Mapping[str, object]) -> None:
@@ -75,14 +72,15 @@ class ParameterStore:
         with self._lock:
             self._packs = self.current = None
             for name, array in new.items():
-                self._memory[name][...] = array
-                if name in self._snapshots:
-                    self._snapshots[name] = array
+                self._values[name] = array
+                if name in self._leased:
+                    self._leased[name][1][...] = array
 
     def values(self) -> dict[str, Array]:
         """Copies of all parameters."""
         with self._lock:
-            return {name: memory.copy() for name, memory in self._memory.items()}
+            present = self._values | {name: memory for name, (_, memory) in self._leased.items()}
+            return {name: value.copy() for name, value in present.items()}
 
     def packs(self) -> Packs:
         """The packs of the present values: those of the last call where nothing has changed, the same objects."""
@@ -92,21 +90,25 @@ class ParameterStore:
         with self._lock:
             self._look()
             if self._packs is None:
-                self._packs = self._make({**self._memory, **self._snapshots})
-            self.current = None if self._snapshots else self._packs
+                self._packs = self._make(self._values)
+            self.current = None if self._leased else self._packs
             return self._packs
 
     def _look(self) -> None:
         """Find what has been written through leases."""
-        for name in list(self._snapshots):
-            alive = self._leases[name]() is not None  # asked before comparing: it may die in between
-            memory = self._memory[name]
-            if not np.array_equal(_bits(memory), _bits(self._snapshots[name])):
+        for name, (lease, memory) in list(self._leased.items()):
+            alive = lease() is not None  # asked before comparing: it may die in between
+            if not np.array_equal(_bits(memory), _bits(self._values[name])):
                 self._packs = None
-                self._snapshots[name] = memory.copy()
+                self._values[name] = _copy(memory) if alive else memory
             if not alive:
-                del self._snapshots[name]
-                del self._leases[name]
+                del self._leased[name]
+
+
+def _copy(array: Array) -> Array:
+    found = reuse.empty(array.shape, array.dtype)
+    found[...] = array
+    return found
 
 
 def _bits(array: Array) -> Array:

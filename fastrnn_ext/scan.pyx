@@ -471,6 +471,7 @@ include "host.pxi"
 include "gradients.pxi"
 include "steps.pxi"
 include "rows.pxi"
+include "copies.pxi"
 
 
 # What the extension holds ---------------------------------------------------------------------------------------------
@@ -502,3 +503,4 @@ def units():
 FORWARD = address_of(<const void *>forward_scan)
 BACKWARD = address_of(<const void *>backward_scan)
 WEIGHT_GRADIENT = address_of(<const void *>weight_gradient_product)
+COPYING = address_of(<const void *>copy_weights)

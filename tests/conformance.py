@@ -100,6 +100,12 @@ def draw_scan(cell: Any, case: Case, seed: int = 5) -> Scan:
     )
 
 
+def pack_of(backend: Backend, scan: Scan, parameters: Mapping[str, np.ndarray]) -> Any:
+    """A pack of these parameters, in their dtype."""
+    make = backend.packer(plan(scan.cell), list(parameters), scan.sizes, parameters["weight_ih"].dtype)
+    return make(parameters)
+
+
 def run_scan(
     backend: Backend, scan: Scan, dtype: str, parts: Iterable[tuple[int, int]] | None = None, gradients: bool = False
 ) -> Arrays:
@@ -108,7 +114,7 @@ def run_scan(
     parts = list(parts or [(0, scan.case.B)])
     rows, reverse = scan.rows, scan.case.reverse
     parameters = {name: value.astype(kind) for name, value in scan.parameters.items()}
-    pack = backend.pack(plan(scan.cell), parameters, scan.sizes, kind)
+    pack = pack_of(backend, scan, parameters)
     x, state = scan.x.astype(kind), tuple(s.astype(kind) for s in scan.state)
     y, final = np.full(scan.dy.shape, UNTOUCHED, kind), tuple(np.full(s.shape, UNTOUCHED, kind) for s in state)
     tape = backend.tape(pack, rows, x, reverse) if gradients else None

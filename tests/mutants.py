@@ -132,10 +132,15 @@ class Inexact(Mutant):
 class WeightsDropped(Mutant):
     """The last gate has no recurrent product."""
 
-    def pack(self, plan, parameters, sizes, dtype):  # type: ignore[no-untyped-def]
-        weights = np.array(parameters["weight_hh"])
-        weights[-sizes.hidden_size :] = 0
-        return self.real.pack(plan, {**parameters, "weight_hh": weights}, sizes, dtype)
+    def packer(self, plan, names, sizes, dtype):  # type: ignore[no-untyped-def]
+        made = self.real.packer(plan, names, sizes, dtype)
+
+        def wrong(parameters):  # type: ignore[no-untyped-def]
+            weights = np.array(parameters["weight_hh"])
+            weights[-sizes.hidden_size :] = 0
+            return made({**parameters, "weight_hh": weights})
+
+        return wrong
 
 
 class OutputGradientForgotten(Mutant):

@@ -16,8 +16,10 @@ from sharing import share_everything
 from test_checkpoints import gradients
 
 import fastrnn
-from fastrnn.backends.tiled import backward, frame, pack, scan
+from fastrnn.backends.tiled import backward, form, frame, scan
 from fastrnn.backends.tiled.crew import Crew
+from fastrnn.backends.tiled.form import Form
+from fastrnn.backends.tiled.room import Room
 from fastrnn.reuse import address
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -36,7 +38,7 @@ LENGTHS: dict[str, Any] = {
 
 def in_python(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have Python make all backward scans ready."""
-    monkeypatch.setattr(pack.TiledPack, "whole", property(lambda _: mock.Mock(most_rows=0)))
+    monkeypatch.setattr(Form, "whole", property(lambda _: mock.Mock(most_rows=0)))
 
 
 def cut(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
@@ -90,8 +92,8 @@ def test_same_bits(backend: str, kind: str, lengths: str, monkeypatch: pytest.Mo
                 assert set(ways) <= {rows_apart == 1}
             for name, value in whole.items():
                 assert_same_bits(found[name], value, f"{name}, {threads} threads, {rows} rows, every {every}")
-    weights = layer._packs()[0].weight_count
-    monkeypatch.setattr(pack, "PIECE", 4 * weights)  # four rows of six, and of each one step
+    weights = layer._packs()[0].form.weight_count
+    monkeypatch.setattr(form, "PIECE", 4 * weights)  # four rows of six, and of each one step
     other = make_layer(kind, 5, 8, backend=backend, **KINDS[kind])
     found = gradients(other, values, LENGTHS[lengths], None)
     for name, value in whole.items():
@@ -142,7 +144,7 @@ def test_what_the_piece_before_reads_is_kept(backend: str, monkeypatch: pytest.M
 @settings(max_examples=80, deadline=None, database=None)
 def test_gradient_rows(steps: list[tuple[int, int]], stride: int) -> None:
     """What is kept stays as it was written, right after what is added, and nothing is outside the room."""
-    room = pack.Room(14 * stride)
+    room = Room(14 * stride)
     rows = backward.GradientRows(room.at[0], 14, stride)
     expected: list[int] = []
     number = 0
@@ -166,7 +168,7 @@ def test_a_short_scan_is_one_piece(backend: str, monkeypatch: pytest.MonkeyPatch
     layer = fastrnn.LSTM(64, 128, backend=backend)
     in_python(monkeypatch)
     seen = watched(monkeypatch)
-    most, _ = backward.piece_rows(layer._packs()[0])
+    most, _ = backward.piece_rows(layer._packs()[0].form)
     for steps, pieces in ((most, 1), (3 * most, 1), (3 * most + 1, 4)):
         y, _, tape = layer.record(np.zeros((steps, 1, 64), np.float32))
         seen.clear()
@@ -177,7 +179,7 @@ def test_a_short_scan_is_one_piece(backend: str, monkeypatch: pytest.MonkeyPatch
 def test_rows_of_a_piece() -> None:
     """As many as a cache holds beside the weights; more of small cells, large ones and for more threads."""
     for (inputs, hidden), one, three in (((64, 128), 372, 1116), ((4, 4), 260_416, 781_248), ((512, 512), 2048, 2048)):
-        held = fastrnn.LSTM(inputs, hidden, backend="numba")._packs()[0]
+        held = fastrnn.LSTM(inputs, hidden, backend="numba")._packs()[0].form
         most = backward.MOST_BYTES // held.gradient_stride  # by the vectors that rows of a few units are padded to
         one, three = min(one, most), min(three, most)
         assert backward.piece_rows(held) == (one, min(3 * one, most))  # three pieces would take longer than one
@@ -211,7 +213,7 @@ def test_who_has_gone_to_sleep_is_called_before_the_next_piece(backend: str, mon
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_what_the_frames_of_products_point_at_stays(backend: str, dtype: str) -> None:
     """They outlive the pack they were made with, as other packs of the layer use them, too: so must the one in them."""
-    made = fastrnn.LSTM(3, 4, backend=backend, dtype=dtype)._packs()[0].gradient_calls[0]
-    one = pack.ONES[np.dtype(dtype).itemsize]
+    made = fastrnn.LSTM(3, 4, backend=backend, dtype=dtype)._packs()[0].form.gradient_calls[0]
+    one = form.ONES[np.dtype(dtype).itemsize]
     assert made[-1, frame.OUTER_A] == address(one) and one.dtype == dtype and one.tolist() == [1.0]
     assert (made[:-1, [frame.OUTER_B, frame.OUTER_B_OFFSETS]] == 0).all()

@@ -28,7 +28,7 @@ from fastrnn.backends.tiled import crew as crews
 from fastrnn.backends.tiled import distance, steps
 from fastrnn.backends.tiled import scan as scans
 from fastrnn.backends.tiled.crew import Crew
-from fastrnn.backends.tiled.pack import aligned
+from fastrnn.backends.tiled.room import aligned
 from fastrnn.reuse import address
 
 every_compiled = pytest.mark.parametrize("name", COMPILED)

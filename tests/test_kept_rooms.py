@@ -10,18 +10,18 @@ from cases import assert_same_bits, compiled
 from sharing import share_everything
 
 import fastrnn
-from fastrnn.backends.tiled import pack as packs
 from fastrnn.backends.tiled import whole as wholes
+from fastrnn.backends.tiled.room import Room
 from fastrnn.backends.tiled.whole import WholeBackward
 from fastrnn.reuse import LEAST
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[packs.Room]:
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Room]:
     """All rooms of ways back from now on; none is kept at first."""
-    found: list[packs.Room] = []
+    found: list[Room] = []
 
-    class Counted(packs.Room):
+    class Counted(Room):
         def __init__(self, *sizes: int) -> None:
             found.append(self)
             super().__init__(*sizes)
@@ -38,7 +38,7 @@ def way_back(layer: Any, steps: int = 4, batch: int = 2) -> Any:
 
 
 @compiled
-def test_a_small_room_is_used_again_by_calls_of_the_same_sizes(backend: str, made: list[packs.Room]) -> None:
+def test_a_small_room_is_used_again_by_calls_of_the_same_sizes(backend: str, made: list[Room]) -> None:
     """Also after the weights have changed; the last ones are kept. A large one is not: see `fastrnn.reuse`."""
     layer = fastrnn.LSTM(3, 5, backend=backend)
     for _ in range(3):
@@ -68,44 +68,39 @@ def test_a_small_room_is_used_again_by_calls_of_the_same_sizes(backend: str, mad
 
 @compiled
 def test_tables_are_made_once_for_all_packs_of_a_layer(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of another layer are others: what these give is checked where its sizes vary. Not all are kept for ever."""
+    """One for each number of threads."""
     found: list[WholeBackward] = []
     real = WholeBackward.tables
     monkeypatch.setattr(WholeBackward, "tables", lambda whole, *given: found.append(whole) or real(whole, *given))
-    monkeypatch.setattr(wholes, "_tables", {})
     layer = fastrnn.LSTM(3, 5, backend=backend)
     for _ in range(3):
         way_back(layer)
         layer.parameters["bias_l0"][:] += 1
     assert len(found) == 1
-    options: list[tuple[Any, Any, dict[str, Any]]] = [
-        (3, 6, {}), (4, 5, {}), (3, 5, {"bias": False}), (3, 5, {"dtype": "float64"}), (3, 5, {"proj_size": 2}),
-    ]  # fmt: skip
-    for number, (inputs, units, more) in enumerate(options):
-        other = fastrnn.LSTM(inputs, units, backend=backend, **more)
-        way_back(other)
-        assert len(found) == len(wholes._tables) == 2 + number
-    monkeypatch.setattr(wholes, "TABLES", len(wholes._tables) + 1)
-    way_back(fastrnn.GRU(3, 5, backend=backend))
-    way_back(fastrnn.GRU(3, 6, backend=backend))
-    assert len(wholes._tables) == 1
+    with share_everything(rows_apart=100), fastrnn.threads(2):
+        for _ in range(100):  # until the other thread is there
+            way_back(layer)
+            layer.parameters["bias_l0"][:] += 1
+    assert len(found) <= 2
+    way_back(fastrnn.LSTM(3, 5, backend=backend))
+    assert len({id(whole) for whole in found}) == 2
 
 
 @compiled
-def test_no_two_ways_back_have_one_room_at_once(backend: str, made: list[packs.Room]) -> None:
+def test_no_two_ways_back_have_one_room_at_once(backend: str, made: list[Room]) -> None:
     layer = fastrnn.LSTM(3, 5, backend=backend)
     y, _, tape = layer.record(np.ones((4, 2, 3), np.float32))
     alone = layer.backward(tape, np.ones_like(y))
-    whole = tape._stack.tapes[0][0].pack.whole
-    run, size = whole._runs[1]
+    backs = tape._stack.tapes[0][0].pack.backs
+    run, size = backs[1]
     found: list[Any] = []
 
     def meanwhile(*given: Any) -> int:
-        whole._runs[1] = run, size
+        backs[1] = run, size
         found.append(layer.backward(tape, np.ones_like(y)))
         return run(*given)
 
-    whole._runs[1] = meanwhile, size
+    backs[1] = meanwhile, size
     found.append(layer.backward(tape, np.ones_like(y)))
     assert len(made) == 2 and made[0].at != made[1].at
     for each in found:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import BACKENDS, DTYPES
+from cases import BACKENDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -236,43 +235,6 @@ def test_offsets(case: tuple[int, list[int]], reverse: bool) -> None:
     check_history_offsets(case, history_offsets)
 
 
-@given(
-    units=st.integers(1, 40), depth=st.integers(1, 6), sums=st.integers(1, 6), vectors=st.integers(1, 4),
-    vector=st.sampled_from([(16, 16), (32, 16), (64, 32)]), dtype=st.sampled_from(DTYPES),
-)  # fmt: skip
-@examples
-def test_pack_matrices(units: int, depth: int, sums: int, vectors: int, vector: tuple[int, int], dtype: str) -> None:
-    """[block of units][panel][k][column][lane], the tail [vector][k][lane], zero past the last unit, on a boundary
-    of 64 bytes. Where blocks have two vectors the last one has as many as are left."""
-    from fastrnn.backends.tiled.pack import pack_matrices
-    from fastrnn.backends.tiled.stage import Rows, TileProduct, TileStage
-    from fastrnn.backends.tiled.target import Target
-
-    rng, target = np.random.default_rng(units), Target(*vector, fma=True)
-    lanes = target.lanes(np.dtype(dtype))
-    matrices = [rng.normal(size=(units, depth)).astype(dtype) for _ in range(sums)]
-    stage = TileStage((TileProduct(Rows(0), 0, sums, 0, (None,) * sums),), vectors, 0, lambda *_: None)
-    blocks, tail = pack_matrices(matrices, stage, target, np.dtype(dtype))
-    assert not any(packed.__array_interface__["data"][0] % 64 for packed in (blocks, tail) if packed.size)
-    places = iter(blocks.tolist())
-    for first in range(0, units, vectors * lanes):
-        stop = min(first + lanes, units) if vectors == 2 and first + lanes >= units else first + vectors * lanes
-        columns = list(itertools.product(matrices, range(first, stop, lanes)))
-        width = target.panel(len(columns))
-        for panel in range(0, len(columns), width):
-            for k, (matrix, start) in itertools.product(range(depth), columns[panel : panel + width]):
-                for unit in range(start, start + lanes):
-                    assert next(places) == (matrix[unit, k] if unit < units else 0.0)
-    assert next(places, None) is None
-    whole = stage.blocks_before_tail(units, lanes) * vectors * lanes
-    values = [row for matrix in matrices for row in matrix[whole:]]
-    places = iter(tail.tolist())
-    for vector_of_values in (values[first : first + lanes] for first in range(0, len(values), lanes)):
-        for k, lane in itertools.product(range(depth), range(lanes)):
-            assert next(places) == (vector_of_values[lane][k] if lane < len(vector_of_values) else 0.0)
-    assert next(places, None) is None
-
-
 # --- with the compiler switched off -----------------------------------------------------------------------------------
 
 
@@ -287,7 +249,7 @@ def test_this_file_without_compiler() -> None:
     """Every test above once more, the nested calls as Python, too."""
     if DISABLED:
         return
-    chosen = "rows or chunks or state_row or offsets or pack_matrices"
+    chosen = "rows or chunks or state_row or offsets"
     done = without_compiler(
         "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", chosen, str(Path(__file__))
     )

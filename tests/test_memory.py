@@ -21,7 +21,7 @@ from sharing import share_everything
 import fastrnn
 import fastrnn.stack
 from fastrnn import reuse
-from fastrnn.backends.tiled import frame, pack
+from fastrnn.backends.tiled import form, frame
 
 MB = 1 << 20
 
@@ -96,9 +96,9 @@ def test_how_many_rows_are_projected_at_once_changes_nothing(name: str, monkeypa
     x = np.random.default_rng(0).normal(size=(40, 5, 4)).astype(np.float32)
     found = []
     for rows, far in [(1, None), (7, None), (48, None), (1, 256)]:
-        monkeypatch.setattr(pack, "CHUNK_BYTES", 1)
-        monkeypatch.setattr(pack, "CHUNK_ROWS", rows)
-        monkeypatch.setattr(pack, "FAR", dict.fromkeys(pack.FAR, (0 if far else 1 << 40, far)))
+        monkeypatch.setattr(form, "CHUNK_BYTES", 1)
+        monkeypatch.setattr(form, "CHUNK_ROWS", rows)
+        monkeypatch.setattr(form, "FAR", dict.fromkeys(form.FAR, (0 if far else 1 << 40, far)))
         layer = fastrnn.LSTM(4, 9, backend=name, seed=1)
         y, state, tape = layer.record(x, lengths=[40, 3, 0, 17, 40])
         gradient = layer.backward(tape, y)
@@ -111,11 +111,11 @@ def test_how_many_rows_are_projected_at_once_changes_nothing(name: str, monkeypa
 @pytest.mark.parametrize("name", COMPILED)
 def test_far_weights_are_read_for_more_rows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of more bytes than the limit, which 4 inputs of 36 gates just do not exceed."""
-    monkeypatch.setattr(pack, "CHUNK_BYTES", 1)
-    monkeypatch.setattr(pack, "FAR", dict.fromkeys(pack.FAR, (4 * 36 * 4, 500)))
-    for inputs, rows in ((4, pack.CHUNK_ROWS), (5, 500)):
+    monkeypatch.setattr(form, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(form, "FAR", dict.fromkeys(form.FAR, (4 * 36 * 4, 500)))
+    for inputs, rows in ((4, form.CHUNK_ROWS), (5, 500)):
         held = fastrnn.LSTM(inputs, 9, backend=name)._packs()[0]
-        assert held._weights_frame[frame.CHUNK] == held.training_frame[frame.CHUNK] == rows
+        assert held.frame[frame.CHUNK] == held.training_frame[frame.CHUNK] == rows
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cases import CASES, CELLS, DTYPES, assert_close
-from conformance import backend_of, check_scan, check_stack, draw_scan, make_layer, run_scan
+from conformance import backend_of, check_scan, check_stack, draw_scan, make_layer, pack_of, run_scan
 
 from fastrnn import cells
 from fastrnn.backends.contract import Rows
-from fastrnn.plan import plan
 
 
 def test_every_shipped_cell_has_an_oracle() -> None:
@@ -71,9 +70,9 @@ def test_saturated_gates(backend: str, dtype: str) -> None:
 def test_state_may_be_overwritten(backend: str) -> None:
     """The arrays of the final states may be those of the initial ones, and a bound scan can be run again."""
     scan = draw_scan("lstm", CASES["seven-rows"])
-    numbers, kind = backend_of(backend), np.dtype(np.float64)
+    numbers = backend_of(backend)
     expected = run_scan(numbers, scan, "float64")
-    pack = numbers.pack(plan(scan.cell), scan.parameters, scan.sizes, kind)
+    pack = pack_of(numbers, scan, scan.parameters)
     y, state = np.zeros(scan.dy.shape), tuple(s.copy() for s in scan.state)
     run = numbers.forward(pack, scan.rows, scan.x, y, state, state, False)
     run(0, scan.case.B)
@@ -98,8 +97,8 @@ def test_state_may_be_overwritten(backend: str) -> None:
 def test_one_place_for_all_steps(backend: str, reverse: bool) -> None:
     """A y whose time stride is 0 keeps the step written last."""
     scan = draw_scan("gru", CASES["seven-rows"])
-    numbers, kind = backend_of(backend), np.dtype(np.float64)
-    pack = numbers.pack(plan(scan.cell), scan.parameters, scan.sizes, kind)
+    numbers = backend_of(backend)
+    pack = pack_of(numbers, scan, scan.parameters)
     last = np.zeros(scan.dy.shape[1:])
     y = np.lib.stride_tricks.as_strided(last, scan.dy.shape, (0, *last.strides))
     final = tuple(np.empty_like(s) for s in scan.state)

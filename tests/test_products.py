@@ -14,19 +14,18 @@ from conformance import backend_of, draw_scan
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled import sums
 from fastrnn.backends.tiled.box import NOBODY
-from fastrnn.backends.tiled.pack import TiledPack
+from fastrnn.backends.tiled.form import Form
 from fastrnn.backends.tiled.parts import MERGED, parts_of
 from fastrnn.backends.tiled.sums import Call
 from fastrnn.plan import plan
 from fastrnn.reuse import address
 
 
-def pack_of(backend: str, cell: str, hidden: int, dtype: str = "float32", inputs: int = 5, proj: int = 7) -> TiledPack:
-    """A pack of one layer in one direction; ``proj`` counts only for a cell with a projection."""
+def form_of(backend: str, cell: str, hidden: int, dtype: str = "float32", inputs: int = 5, proj: int = 7) -> Form:
+    """The form of the packs of one layer in one direction; ``proj`` counts only for a cell with a projection."""
     scan = draw_scan(cell, Case("one", T=1, B=1, I=inputs, H=hidden, P=proj))
-    parameters = {name: value.astype(dtype) for name, value in scan.parameters.items()}
-    pack: Any = backend_of(backend).pack(plan(scan.cell), parameters, scan.sizes, np.dtype(dtype))
-    return pack  # type: ignore[no-any-return]
+    native: Any = backend_of(backend).native
+    return Form(native, native.program(plan(scan.cell), np.dtype(dtype)), scan.sizes, list(scan.parameters))
 
 
 # --- which gates are one product --------------------------------------------------------------------------------------
@@ -37,7 +36,7 @@ def pack_of(backend: str, cell: str, hidden: int, dtype: str = "float32", inputs
 @pytest.mark.parametrize("cell", ["lstm", "gru", "gru_reset_before", "rnn_tanh", "lstm_projected"])
 def test_each_row_has_the_column_and_the_factor_of_its_gate(backend: str, cell: str, hidden: int) -> None:
     """Whatever gates are one product, and wherever their gradients stand."""
-    pack = pack_of(backend, cell, hidden)
+    form = form_of(backend, cell, hidden)
 
     def rows(parts: Any) -> list[tuple[Any, ...]]:
         return [
@@ -46,8 +45,8 @@ def test_each_row_has_the_column_and_the_factor_of_its_gate(backend: str, cell: 
             for row in range(part.rows)
         ]
 
-    assert rows(pack.weight_parts) == rows(parts_of(pack))
-    assert all(part.rows <= max(MERGED, hidden) for part in pack.weight_parts)
+    assert rows(form.weight_parts) == rows(parts_of(form))
+    assert all(part.rows <= max(MERGED, hidden) for part in form.weight_parts)
 
 
 @pytest.mark.parametrize("backend", COMPILED)
@@ -66,7 +65,7 @@ def test_gates_that_multiply_the_same_are_one_product(
     backend: str, cell: str, hidden: int, expected: list[int]
 ) -> None:
     """Up to 256 rows of them, with and without gaps between."""
-    assert [part.rows for part in pack_of(backend, cell, hidden).weight_parts] == expected
+    assert [part.rows for part in form_of(backend, cell, hidden).weight_parts] == expected
 
 
 # --- what a product gives ---------------------------------------------------------------------------------------------
@@ -77,13 +76,13 @@ def test_gates_that_multiply_the_same_are_one_product(
 @pytest.mark.parametrize(("hidden", "inputs"), [(9, 5), (9, 203), (24, 64), (27, 131), (70, 33)])
 def test_products_are_those_of_numpy_however_they_are_cut(backend: str, dtype: str, hidden: int, inputs: int) -> None:
     """Gates with gaps: all at once, by rows within gates, and by columns; nothing else is written."""
-    pack, count = pack_of(backend, "lstm", hidden, dtype, inputs), 300  # two whole blocks and a part of one
-    rng, size = np.random.default_rng(3), pack.dtype.itemsize
-    gradients = rng.normal(size=(count, pack.gradient_stride // size)).astype(dtype)
+    form, count = form_of(backend, "lstm", hidden, dtype, inputs), 300  # two whole blocks and a part of one
+    rng, size = np.random.default_rng(3), form.dtype.itemsize
+    gradients = rng.normal(size=(count, form.gradient_stride // size)).astype(dtype)
     x = rng.normal(size=(count, inputs)).astype(dtype)
     offsets = np.arange(count, dtype=np.int64) * x.strides[0]
-    frames = pack.gradient_calls[0][:1].copy()
-    rows = pack.weight_parts[0].rows
+    frames = form.gradient_calls[0][:1].copy()
+    rows = form.weight_parts[0].rows
     given = (address(gradients), 0, address(x), address(offsets), count)
     frames[:, f.OUTER_A : f.OUTER_COUNT + 1] += np.array(given, np.int64)
     whole = Call(0, (0, rows, 0, count), (0, inputs))
@@ -92,11 +91,11 @@ def test_products_are_those_of_numpy_however_they_are_cut(backend: str, dtype: s
         room = np.full((rows + 2, inputs), 7, dtype)  # a row before and one after, which nothing is to touch
         own = sums.frames_of(frames, calls, size)
         own[:, f.OUTER_INTO] += address(room[1:])
-        pack.native.run_list(NOBODY, own, np.array([call.range for call in calls], np.int64), 1)
+        form.native.run_list(NOBODY, own, np.array([call.range for call in calls], np.int64), 1)
         assert (room[[0, -1]] == 7).all()
         return room[1:-1]
 
-    columns = [pack.gradient_offsets[gate] + unit for gate in pack.plan.input_columns for unit in range(hidden)]
+    columns = [form.gradient_offsets[gate] + unit for gate in form.plan.input_columns for unit in range(hidden)]
     expected = gradients[:, columns[:rows]].astype(float).T @ x.astype(float)
     found = run([whole])
     assert_close(found, expected, "gradient", dtype)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sharing import share_everything
 
 import fastrnn
-from fastrnn.backends.tiled import pack as tiled_pack
+from fastrnn.backends.tiled import form
 from fastrnn.backends.tiled import sums as tiled_sums
 
 BIT_TRUE = [name for name in BACKENDS if backend_of(name).same_bits]
@@ -278,7 +278,7 @@ def test_pieces(backend: str, cell: str, case: str, rows: int) -> None:
     whole = run_scan(backend_of(backend), scan, "float64", gradients=True)
     weights = sum(value.size for value in scan.parameters.values() if value.ndim == 2)
     with (
-        mock.patch.object(tiled_pack, "PIECE", rows * weights),
+        mock.patch.object(form, "PIECE", rows * weights),
         mock.patch.object(tiled_sums, "PIECE", rows * weights),
     ):
         pieces = run_scan(backend_of(backend), scan, "float64", gradients=True)

@@ -291,10 +291,13 @@ def check_tail(layer: Any) -> None:
 def test_rows_of_input_products_begin_where_vectors_may(cell: Any, units: int) -> None:
     """Each is as long as what is written of it and what is read: gates in whole vectors."""
     pack: Any = make_layer(cell, 3, units, backend="numba")._packs()[0]
-    gates, lanes, stride = pack.program.gates, pack.program.lanes, pack.frame[f.PROJECTED_STRIDE]
+    gates, lanes, stride = pack.form.program.gates, pack.form.program.lanes, pack.frame[f.PROJECTED_STRIDE]
     assert stride % (4 * lanes) == 0
     assert stride >= 4 * ((gates - 1) * units + -(-units // lanes) * lanes)
-    assert stride >= 4 * -(-gates * units // (pack.program.input.vectors * lanes)) * pack.program.input.vectors * lanes
+    assert (
+        stride
+        >= 4 * -(-gates * units // (pack.form.program.input.vectors * lanes)) * pack.form.program.input.vectors * lanes
+    )
 
 
 @pytest.mark.needs("numba")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import BACKENDS, CASES, CELLS, COMPILED, DTYPES, assert_close, assert_same_bits, compiled
-from conformance import UNTOUCHED, Arrays, Scan, backend_of, draw_call, draw_scan, make_layer, run_scan
+from conformance import UNTOUCHED, Arrays, Scan, backend_of, draw_call, draw_scan, make_layer, pack_of, run_scan
 from sharing import share_everything
 from test_checkpoints import gradients
 
@@ -25,11 +25,11 @@ import fastrnn
 from fastrnn.backends.contract import Backend
 from fastrnn.backends.tiled import backend as tiled
 from fastrnn.backends.tiled import frame as f
-from fastrnn.backends.tiled import pack as packs
 from fastrnn.backends.tiled import sums
 from fastrnn.backends.tiled import whole as wholes
+from fastrnn.backends.tiled.form import Form
+from fastrnn.backends.tiled.room import Room
 from fastrnn.backends.tiled.whole import WholeBackward
-from fastrnn.plan import plan
 
 AT = 1  # the part of the states, of three
 
@@ -46,7 +46,7 @@ def run_whole(backend: Backend, scan: Scan, dtype: str) -> Arrays:
         return made
 
     parameters = {name: value.astype(kind) for name, value in scan.parameters.items()}
-    pack = backend.pack(plan(scan.cell), parameters, scan.sizes, kind)
+    pack = pack_of(backend, scan, parameters)
     rows, reverse, x = scan.rows, scan.case.reverse, scan.x.astype(kind)
     y, dx = np.full(scan.dy.shape, UNTOUCHED, kind), np.full(x.shape, UNTOUCHED, kind)
     final, ends = parts(scan.state), parts(scan.dfinal)
@@ -80,7 +80,7 @@ def test_the_same_as_made_ready_in_python(backend: str, cell: str, case: Any, dt
 
 def wholly(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     """Have scans of up to so many rows made ready by compiled code."""
-    monkeypatch.setattr(packs.TiledPack, "whole", property(lambda pack: _limited(WholeBackward(pack), most)))
+    monkeypatch.setattr(Form, "whole", property(lambda form: _limited(WholeBackward(form), most)))
 
 
 def _limited(whole: WholeBackward, most: int) -> WholeBackward:
@@ -124,7 +124,7 @@ def test_long_scans_are_made_ready_in_python(
 
 def test_how_long_a_whole_scan_is() -> None:
     """Three pieces (`test_backward`), and no more than may go on without a checkpoint, with its way there and back."""
-    small, large = (fastrnn.LSTM(*sizes, backend=COMPILED[0])._packs()[0] for sizes in ((64, 128), (2048, 2048)))
+    small, large = (fastrnn.LSTM(*sizes, backend=COMPILED[0])._packs()[0].form for sizes in ((64, 128), (2048, 2048)))
     assert small.whole.most_rows == 3 * 372
     assert large.whole.most_rows == large.most_rows // 3 < 2048
 
@@ -163,10 +163,10 @@ def test_threads_give_the_same_bits(
 def test_products_are_cut_for_each_thread(layer: Any, members: int) -> None:
     """Every value of each weight's gradient once, and of the sums of the gates' gradients."""
     pack: Any = type(layer)(layer.input_size, layer.hidden_size, backend=COMPILED[0])._packs()[0]
-    shapes = {index: value.shape for index, value in enumerate(pack.weights.values()) if value.ndim == 2}
+    shapes = {index: shape for index, shape in enumerate(pack.form.shapes.values()) if len(shape) == 2}
     seen = {weight: np.zeros(shape, int) for weight, shape in shapes.items()}
-    seen[-1] = np.zeros((1, pack.gradient_stride // 4), int)
-    frames, _, products, _ = pack.whole.tables(pack, members)
+    seen[-1] = np.zeros((1, pack.form.gradient_stride // 4), int)
+    frames, _, products, _ = pack.form.whole.tables(pack.form, members)
     assert len(frames) == len(products)
     for frame, (_, weight, low, high) in zip(frames, products.tolist(), strict=True):
         row, first = divmod(frame.item(f.OUTER_INTO), frame.item(f.OUTER_INTO_STRIDE))
@@ -186,7 +186,6 @@ def test_gates_with_gaps_give_the_same_bits_by_threads(
     """Products of few rows and many columns, which threads cut by columns: of the whole scan, and of pieces of time."""
     if pieces:  # too long for one call
         monkeypatch.setattr(WholeBackward, "__init__", _never_whole(WholeBackward.__init__))
-    monkeypatch.setattr(wholes, "_tables", {})
     layer = make_layer("lstm", 200, 9, backend=backend)
     values = draw_call(layer, 90, 7)
     alone = gradients(layer, values, None, None)
@@ -201,8 +200,8 @@ def test_gates_with_gaps_give_the_same_bits_by_threads(
 
 
 def _never_whole(real: Any) -> Any:
-    def init(self: Any, pack: Any) -> None:
-        real(self, pack)
+    def init(self: Any, form: Any) -> None:
+        real(self, form)
         self.most_rows = 0
 
     return init
@@ -217,7 +216,7 @@ def test_nothing_is_written_outside_its_room(
     """Of the tape, and of what is needed on the way back: there is a guard after each table."""
     guards: list[Any] = []
 
-    class Guarded(packs.Room):
+    class Guarded(Room):
         def __init__(self, *sizes: int) -> None:
             pairs = [each for size in sizes for each in (-(-size // 64) * 64, 4096)]
             super().__init__(*pairs)
@@ -261,7 +260,7 @@ def test_others_have_the_interpreter_meanwhile(backend: str, made_in_python: lis
     """A thread that counts goes on counting while another one goes back, by compiled code, for some 30 ms each time."""
     layer = fastrnn.LSTM(256, 256, backend=backend)
     (pack,) = layer._packs()
-    x = np.zeros((pack.whole.most_rows // 32, 32, 256), np.float32)
+    x = np.zeros((pack.form.whole.most_rows // 32, 32, 256), np.float32)
     _, _, tape = layer.record(x)
     layer.backward(tape, x)
     assert not made_in_python
@@ -302,5 +301,5 @@ print(*sys.modules)
 @compiled
 def test_another_number_of_arguments_does_nothing(backend: str) -> None:
     pack = fastrnn.LSTM(3, 4, backend=backend)._packs()[0]
-    run, _ = pack.whole._made(pack, 1)
+    run, _ = pack.form.whole._made(pack, 1)
     assert run() == run(*[None] * 12) == run(*[None] * 14) == 0

@@ -238,8 +238,13 @@ class Backend(Protocol):
     def rows(self, steps: int, lengths: Array) -> Rows | None:
         """`Rows.of` for as many rows as there are lengths, int64; None if one of these is not from 0 to T."""
 
-    def pack(self, plan: Plan, parameters: Mapping[str, Array], sizes: Sizes, dtype: np.dtype[Any]) -> Pack:
-        """Copy parameters, named as in `Cell.parameter_shapes`; absent biases are zero."""
+    def packer(
+        self, plan: Plan, names: Sequence[str], sizes: Sizes, dtype: np.dtype[Any]
+    ) -> Callable[[Mapping[str, Array]], Pack]:
+        """What makes a pack of parameters with these names, those of `Cell.parameter_shapes`; absent biases are zero.
+
+        It is made once, and a pack after each change. The arrays must never change: a pack may go on using them.
+        """
 
     def tape(self, pack: Any, rows: Rows, x: Array, reverse: bool) -> Any:
         """A `Tape`: room for what a recording forward keeps. Holds ``pack``, ``rows`` and ``x``; none may change."""

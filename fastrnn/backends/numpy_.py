@@ -7,7 +7,7 @@ large product each. The bits of a row depend on the other rows, since BLAS sums 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from fastrnn.backends.contract import TURN, Array, Part, Rows, States, StepOf, cuts, each, step_fits
-from fastrnn.backends.evaluate import PROJECTION, Backward, Forward, Values
+from fastrnn.backends.evaluate import PROJECTION, Backward, Forward
+from fastrnn.backends.packs import NumpyPack, packed
 from fastrnn.backends.steps import Piece, Steps
 from fastrnn.equations import Sizes
 from fastrnn.plan import Plan
@@ -25,36 +26,6 @@ from fastrnn.threads import run as threads_run
 
 WORTH_A_THREAD = 1 << 21  # multiply-adds that a thread should have to do, for waking it takes some tens of microseconds
 CHUNK = 1 << 20  # values of input products held at once: enough for BLAS, little beside the output
-
-
-class NumpyPack(Record):
-    """One layer and direction: the schedules of its cell, and the weights as they are multiplied.
-
-    ``weight_ih`` and ``bias`` have their gates in the order of ``forward.input_order``; ``backward_ih`` in the cell's.
-    """
-
-    plan: Plan
-    sizes: Sizes
-    dtype: np.dtype[Any]
-    forward: Forward
-    backward: Backward
-    weight_ih: Array
-    bias: Array | None
-    backward_ih: Array
-    recurrent: Mapping[tuple[str | None, ...], Array]
-    blank_forward: Values
-    blank_backward: Values
-    columns: tuple[slice, ...]  # where in a row of a backward scan's work each gradient node stands
-
-    @property
-    def weight_count(self) -> int:
-        """Multiply-adds of one row step."""
-        return self.weight_ih.size + sum(matrix.size for matrix in self.recurrent.values())
-
-    @property
-    def state_sizes(self) -> tuple[int, ...]:
-        """The width of each state."""
-        return tuple(self.sizes.width(width) for width in self.plan.cell.state_widths)
 
 
 class NumpyTape(Record):
@@ -84,39 +55,11 @@ class NumpyBackend:
     name = "numpy"
     same_bits = False
 
-    def pack(self, plan: Plan, parameters: Mapping[str, Array], sizes: Sizes, dtype: np.dtype[Any]) -> NumpyPack:
-        """Copy the parameters into the order in which they are multiplied."""
-        cell, hidden = plan.cell, sizes.hidden_size
-        forward, backward = Forward(plan, sizes), Backward(plan)
-        weight_ih = _frozen(_blocks(parameters["weight_ih"], range(len(cell.input_gates)), hidden), dtype)
-        bias = parameters.get("bias")
-        if bias is not None:
-            bias = _frozen(_blocks(bias, forward.input_order, hidden), dtype)
-        vectors = {name: _frozen(parameters.get(name, np.zeros(hidden)), dtype) for name in cell.vectors}
-        blank_forward = forward.blank(vectors, dtype)
-        for group in forward.groups:
-            matrix = _recurrent(plan, parameters, group.names, hidden)
-            blank_forward[forward.matrices[group.key]] = _frozen(matrix, dtype).T
-        linked = [names for groups in plan.gradient.recurrent for names in groups]
-        groups = dict.fromkeys([*linked, *backward.matrices])
-        recurrent = {names: _frozen(_recurrent(plan, parameters, names, hidden), dtype) for names in groups}
-        blank_backward = backward.blank(vectors, dtype)
-        for names, slot in backward.matrices.items():
-            blank_backward[slot] = recurrent[names]
-        return NumpyPack(
-            plan=plan,
-            sizes=sizes,
-            dtype=dtype,
-            forward=forward,
-            backward=backward,
-            weight_ih=_frozen(_blocks(parameters["weight_ih"], forward.input_order, hidden), dtype),
-            bias=bias,
-            backward_ih=weight_ih,
-            recurrent=recurrent,
-            blank_forward=blank_forward,
-            blank_backward=blank_backward,
-            columns=_gradient_columns(plan, sizes),
-        )
+    def packer(
+        self, plan: Plan, names: Sequence[str], sizes: Sizes, dtype: np.dtype[Any]
+    ) -> Callable[[Mapping[str, Array]], NumpyPack]:
+        """See the contract."""
+        return partial(packed, plan, Forward(plan, sizes), Backward(plan), sizes, dtype)
 
     def tape(self, pack: NumpyPack, rows: Rows, x: Array, reverse: bool) -> NumpyTape:
         """Room for the previous states and the kept nodes of all valid steps."""
@@ -365,14 +308,6 @@ def _backward_piece(tape: NumpyTape, steps: Steps, piece: Piece, dy: Array, carr
             carry[k][:count] = total
 
 
-def _gradient_columns(plan: Plan, sizes: Sizes) -> tuple[slice, ...]:
-    columns, start = [], 0
-    for width in plan.gradient_widths:
-        columns.append(slice(start, start + sizes.width(width)))
-        start = columns[-1].stop
-    return tuple(columns)
-
-
 def _beside(work: Array, columns: list[slice]) -> Array:
     """Some columns side by side: a view where they already are."""
     if all(a.stop == b.start for a, b in pairwise(columns)):
@@ -410,24 +345,6 @@ def _gradient_recurrent(tape: NumpyTape, work: Array, into: Mapping[str, Array],
     for j, name in enumerate(names):
         gate = plan.cell.recurrent_gates.index(str(name))
         into["weight_hh"][gate * hidden : (gate + 1) * hidden] += total[j * hidden : (j + 1) * hidden]
-
-
-def _frozen(values: Array, dtype: np.dtype[Any]) -> Array:
-    copy = np.array(values, dtype, order="C")
-    copy.flags.writeable = False
-    return copy
-
-
-def _blocks(parameter: Array, gates: Any, hidden: int) -> Array:
-    """The blocks of some gates, one below the other."""
-    return np.concatenate([parameter[gate * hidden : (gate + 1) * hidden] for gate in gates])
-
-
-def _recurrent(plan: Plan, parameters: Mapping[str, Array], names: tuple[str | None, ...], hidden: int) -> Array:
-    if names == PROJECTION:
-        return parameters["weight_hr"]
-    gates = [plan.cell.recurrent_gates.index(str(name)) for name in names]
-    return _blocks(parameters["weight_hh"], gates, hidden)
 
 
 def unavailable() -> str | None:

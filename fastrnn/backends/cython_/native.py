@@ -67,6 +67,10 @@ class CythonNative:
         """See `Native`."""
         return self.extension.WEIGHT_GRADIENT, self._units[dtype.itemsize][0]
 
+    def copying(self, dtype: np.dtype[Any]) -> KernelOf:
+        """See `Native`."""
+        return self.extension.COPYING, dtype.itemsize
+
 
 @lru_cache(maxsize=512)
 def _program(plan: Plan, dtype: str, target: Target) -> Program:

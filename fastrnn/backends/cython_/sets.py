@@ -58,7 +58,7 @@ _TILED = (
 )
 _OWN = ("c_text", "generate", "sets")
 _EXTENSION = (
-    *("scan.pyx", "teams.pxi", "host.pxi", "gradients.pxi", "steps.pxi", "rows.pxi"),
+    *("scan.pyx", "teams.pxi", "host.pxi", "gradients.pxi", "steps.pxi", "rows.pxi", "copies.pxi"),
     *("machine.h", "tables.h", "vector.h"),
 )
 

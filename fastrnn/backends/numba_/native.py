@@ -10,7 +10,7 @@ import numpy as np
 from numba import types
 
 from fastrnn.backends.contract import Array
-from fastrnn.backends.numba_ import host, rows, scan, steps
+from fastrnn.backends.numba_ import copies, host, rows, scan, steps
 from fastrnn.backends.numba_.bound import SIGNATURE, bound
 from fastrnn.backends.numba_.compile import address_of, compiled_for
 from fastrnn.backends.numba_.objects import ObjectType
@@ -59,6 +59,10 @@ class NumbaNative(_OnDemand):
     def weight_gradient(self, dtype: np.dtype[Any]) -> KernelOf:
         """See `Native`."""
         return address_of(scan.weight_gradient, (type_of(Shared("outer", dtype)), *SCAN_ARGUMENTS)), 0
+
+    def copying(self, dtype: np.dtype[Any]) -> KernelOf:
+        """See `Native`."""
+        return address_of(copies.copy_weights, (type_of(Shared("copies", dtype)), *SCAN_ARGUMENTS)), 0
 
     def bound_run(self, frame: Array) -> Callable[..., int]:
         """See `Native`."""

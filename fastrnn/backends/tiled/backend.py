@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,8 +11,10 @@ import numpy as np
 from fastrnn.backends.contract import Array, Part, Rows, States, each
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.box import NOBODY
+from fastrnn.backends.tiled.form import Form
 from fastrnn.backends.tiled.native import Native
-from fastrnn.backends.tiled.pack import Room, TiledPack, spaced
+from fastrnn.backends.tiled.pack import TiledPack
+from fastrnn.backends.tiled.room import Room, spaced
 from fastrnn.backends.tiled.scan import Scan
 from fastrnn.equations import Sizes
 from fastrnn.plan import Plan
@@ -70,14 +73,17 @@ class TiledBackend:
         longest = self.native.sort_rows(lengths, steps, numbers)
         return Rows(steps, batch, longest, numbers) if longest >= 0 else None
 
-    def pack(self, plan: Plan, parameters: Mapping[str, Array], sizes: Sizes, dtype: np.dtype[Any]) -> TiledPack:
+    def packer(
+        self, plan: Plan, names: Sequence[str], sizes: Sizes, dtype: np.dtype[Any]
+    ) -> Callable[[Mapping[str, Array]], TiledPack]:
         """See the contract."""
-        return TiledPack(self.native, self.native.program(plan, np.dtype(dtype)), parameters, sizes)
+        return partial(TiledPack, Form(self.native, self.native.program(plan, np.dtype(dtype)), sizes, names))
 
     def tape(self, pack: TiledPack, rows: Rows, x: Array, reverse: bool) -> Tape:
         """See the contract."""
-        histories = [(rows.batch + rows.total) * stride for stride in pack.state_strides]
-        return Tape(pack, rows, x, reverse, Room(rows.total * pack.kept_stride, *histories))
+        form = pack.form
+        histories = [(rows.batch + rows.total) * stride for stride in form.state_strides]
+        return Tape(pack, rows, x, reverse, Room(rows.total * form.kept_stride, *histories))
 
     def forward(
         self, pack: TiledPack, rows: Rows, x: Array, y: Array, state: States | None, final: States, reverse: bool,
@@ -88,7 +94,7 @@ class TiledBackend:
         if reverse:
             frame[f.REVERSE] = 1
         point(frame, f.X, x, f.Y, y)
-        for k, fields in enumerate(pack.state_fields):
+        for k, fields in enumerate(pack.form.state_fields):
             end = final[k]
             begin = end if state is None else state[k]
             point(frame, fields + f.STATE_INITIAL, begin, fields + f.STATE_FINAL, end)
@@ -97,7 +103,7 @@ class TiledBackend:
         if tape is not None:
             frame[f.RECORD], frame[f.SPAN] = 1, rows.batch
             frame[f.KEPT_BASE], *histories = tape.room.at
-            for fields, history in zip(pack.state_fields, histories, strict=True):
+            for fields, history in zip(pack.form.state_fields, histories, strict=True):
                 frame[fields + f.STATE_BASE] = history
         return Scan(pack, frame, rows, (x, y, state, final, tape))
 
@@ -106,12 +112,13 @@ class TiledBackend:
         reverse: bool, threads: int, tape: Tape | None = None,
     ) -> None:  # fmt: skip
         """See the contract."""
-        members, apart, work = 1, False, rows.total * pack.weight_count
+        form = pack.form
+        members, apart, work = 1, False, rows.total * form.weight_count
         if threads > 1 and self.crew.worth_calling(work):
-            step_work = (pack.weight_count - pack.input_count) * rows.batch
-            members, apart = self.crew.split(threads, rows, pack.weight_count, step_work, bound=False)
+            step_work = (form.weight_count - form.input_count) * rows.batch
+            members, apart = self.crew.split(threads, rows, form.weight_count, step_work, bound=False)
         begin = () if state is None else state
-        if rows.batch * rows.longest <= pack.most_rows:  # no checkpoint on the way
+        if rows.batch * rows.longest <= form.most_rows:  # no checkpoint on the way
             kept = NO_TAPE if tape is None else tape.room.places
             if members == 1:
                 pack.run(rows.table, x, y, begin, final, at, reverse, kept)
@@ -140,7 +147,7 @@ class TiledBackend:
         frame[f.REVERSE], frame[f.SPAN] = tape.reverse, rows.batch
         point(frame, f.DY, dy, f.DX, dx)
         frame[f.KEPT_BASE], *histories = tape.room.at
-        for k, fields in enumerate(pack.state_fields):
+        for k, fields in enumerate(pack.form.state_fields):
             frame[fields + f.STATE_BASE] = histories[k]
             point(frame, fields + f.ADJOINT_INITIAL, dfinal[k], fields + f.ADJOINT_FINAL, dstate[k])
         return BackwardScan(tape, frame, sums, (dy, dfinal, dx, dstate))
@@ -149,21 +156,21 @@ class TiledBackend:
         self, tape: Tape, dy: Array, state: States, dx: Array, at: int, into: Mapping[str, Array], threads: int
     ) -> None:
         """See the contract."""
-        pack, rows = tape.pack, tape.rows
-        members, apart, work = 1, False, 2 * rows.total * pack.weight_count
+        form, rows = tape.pack.form, tape.rows
+        members, apart, work = 1, False, 2 * rows.total * form.weight_count
         if threads > 1 and not self.crew.worth_returning(work):
             threads = 1
         if threads > 1:
-            step_work = (pack.weight_count - pack.input_count) * rows.batch
-            members, apart = self.crew.split(threads, rows, 2 * pack.weight_count, step_work, bound=False)
-        if 0 < rows.total <= pack.whole.most_rows:
+            step_work = (form.weight_count - form.input_count) * rows.batch
+            members, apart = self.crew.split(threads, rows, 2 * form.weight_count, step_work, bound=False)
+        if 0 < rows.total <= form.whole.most_rows:
             given = tape, dy, state, dx, at, into
             if threads == 1:
-                pack.whole(*given, NOBODY, 1, False)
+                form.whole(*given, NOBODY, 1, False)
                 return
 
             def run(boxes: Array, most: int) -> int:
-                return pack.whole(*given, boxes, most, apart)
+                return form.whole(*given, boxes, most, apart)
 
             # A scan that nobody shares has products which may be: Python asks for each list of them.
             if members > 1 and self.crew.run_call(run, work, rows.longest, members, apart):
@@ -188,7 +195,8 @@ class TiledBackend:
         """See the contract."""
         from fastrnn.backends.tiled.steps import LongSteps, Steps
 
-        if rows.batch > max(2, min(pack.most_rows for pack in packs)):  # x of one row may be without its axis of rows
+        most = min(pack.form.most_rows for pack in packs)
+        if rows.batch > max(2, most):  # x of one row may be without its axis of rows
             return LongSteps(self, packs, rows, states, turns)
         return Steps(self.crew, packs, rows, states, turns)
 

@@ -15,13 +15,14 @@ import numpy as np
 from fastrnn.backends.contract import Array
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.outer import BLOCK
-from fastrnn.backends.tiled.pack import Room, TiledPack
+from fastrnn.backends.tiled.room import Room
 from fastrnn.backends.tiled.scan import Scan
 from fastrnn.backends.tiled.sums import Products, TiledSums, lines_of
 from fastrnn.threads import checkpoint
 
 if TYPE_CHECKING:
     from fastrnn.backends.tiled.backend import Tape
+    from fastrnn.backends.tiled.form import Form
 
 # Where the gradients of the weights fit in a second cache a piece is about what fits beside them, but at least so many
 # rows, and so much work for each thread: some milliseconds, for to begin a piece takes some 30 us. Else the weights'
@@ -32,13 +33,13 @@ WHOLE = 3  # so many pieces would take longer than one
 MOST_BYTES = 32 << 20  # of gradients, where these are not fewer rows than the least
 
 
-def piece_rows(pack: TiledPack, members: int = 1, least_work: int = 0) -> tuple[int, int]:
+def piece_rows(form: Form, members: int = 1, least_work: int = 0) -> tuple[int, int]:
     """How many rows a piece has that so many threads share, and up to how many in all are one piece.
 
     Its products have ``least_work`` if they can.
     """
-    count, stride = pack.weight_count, pack.gradient_stride
-    near = count * pack.dtype.itemsize <= NEAR_BYTES
+    count, stride = form.weight_count, form.gradient_stride
+    near = count * form.dtype.itemsize <= NEAR_BYTES
     rows = members * max(NEAR_ROWS, PIECE_BYTES // stride, PIECE_WORK // (3 * count)) if near else FAR_ROWS
     most = max(members * NEAR_ROWS, MOST_BYTES // stride)
     piece = min(max(rows, least_work // count), most)
@@ -79,7 +80,7 @@ class BackwardScan(Scan):
 
     def __init__(self, tape: Tape, frame: Array, sums: TiledSums, held: Any) -> None:
         super().__init__(tape.pack, frame, tape.rows, held)
-        self.pack, self.tape, self.sums = tape.pack, tape, sums
+        self.form, self.tape, self.sums = tape.pack.form, tape, sums
         self.row_work *= 2
 
     def __call__(self, low: int, high: int) -> None:
@@ -101,15 +102,15 @@ class BackwardScan(Scan):
 
     def make_room(self, members: int, least_work: int = 0) -> None:
         """See `Scan`: room for the gradients of a piece and of the states."""
-        pack, rows = self.pack, self.rows
-        piece, whole = piece_rows(pack, members, least_work)
+        form, rows = self.form, self.rows
+        piece, whole = piece_rows(form, members, least_work)
         self._piece_rows = piece if rows.total > whole else rows.total
         count = min(rows.total, max(self._piece_rows, rows.batch) + max(BLOCK, rows.batch))
-        self._room = Room(count * pack.gradient_stride, *[rows.batch * stride for stride in pack.state_strides])
+        self._room = Room(count * form.gradient_stride, *[rows.batch * stride for stride in form.state_strides])
         begin, *carries = self._room.at
-        for fields, carry in zip(pack.state_fields, carries, strict=True):
+        for fields, carry in zip(form.state_fields, carries, strict=True):
             self.frame[fields + f.ADJOINT_BASE] = carry
-        self._gradients = GradientRows(begin, count, pack.gradient_stride)
+        self._gradients = GradientRows(begin, count, form.gradient_stride)
         self._lines = lines_of(self.tape, begin)
         self._again = 0  # so many of the rows that are kept are to be given to the sums again
 
@@ -141,7 +142,7 @@ class BackwardScan(Scan):
         base, gradients = self.rows.base, self._gradients
         first = base.item(stop)
         lines = self._lines.cut(first, base.item(start) + self._again, gradients.at)
-        found, self._again = self.sums.add(self.pack, lines, last=stop == 0)
+        found, self._again = self.sums.add(self.form, lines, last=stop == 0)
         linked = self.rows.active.item(stop) if stop else 0  # which the piece before reads
         gradients.kept = max(self._again, linked)
         return found

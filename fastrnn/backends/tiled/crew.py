@@ -26,8 +26,8 @@ from fastrnn.backends.tiled.backward import BackwardScan, run_in_order
 from fastrnn.backends.tiled.box import NOBODY
 from fastrnn.backends.tiled.distance import Distance
 from fastrnn.backends.tiled.native import Native
-from fastrnn.backends.tiled.pack import aligned
 from fastrnn.backends.tiled.placing import Place
+from fastrnn.backends.tiled.room import aligned
 from fastrnn.backends.tiled.scan import Scan
 from fastrnn.backends.tiled.sums import Products, groups, joined, shares
 from fastrnn.reuse import address

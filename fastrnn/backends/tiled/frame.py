@@ -20,7 +20,7 @@ X_OFFSETS, Y_OFFSETS, DY_OFFSETS, DX_OFFSETS = range(18, 22)
 # Rows with a fixed stride: base, current address, stride.
 PROJECTED_INPUT, PROJECTED_STRIDE, BIAS, VECTORS, VECTOR_STRIDE = range(22, 27)
 KEPT_BASE, KEPT, KEPT_STRIDE, GRADIENT_BASE, GRADIENT, GRADIENT_STRIDE, GRADIENT_AFTER, GRADIENT_OFFSETS = range(27, 35)
-# Weights in blocks, and in the field after that their tail: see `pack.pack_matrices`.
+# Weights in blocks, and in the field after that their tail: see `packing`.
 INPUT_WEIGHTS, INPUT_WEIGHTS_OF_TAIL, INPUT_GRADIENT_WEIGHTS, INPUT_GRADIENT_WEIGHTS_OF_TAIL = range(35, 39)
 FLAT_INPUT, CHUNK, STATES, REVERSE = range(39, 43)
 # The rows of the call: addresses of the tables of `contract.Rows`, and their sizes, as its `table` has them.
@@ -53,6 +53,16 @@ STATE_FIELDS = 16
 OUTER_A, OUTER_A_STRIDE, OUTER_B, OUTER_B_OFFSETS, OUTER_COUNT, OUTER_INTO, OUTER_INTO_STRIDE, OUTER_WIDTH = range(8)
 OUTER_GATE_ROWS, OUTER_GAP = range(8, 10)
 OUTER_SIZE = FIRST_STATE
+# The frame of the copies that pack weights: addresses of their list, of the weights' addresses, and of the memory.
+COPIES, COPY_SOURCES, COPY_MEMORY = range(3)
+# Of each copy: of which weight, and from where in it; how many units, in how many lanes (the others get zeros), and how
+# far apart the units' values are; how many values each unit has, and how far apart these are; where it goes in the
+# memory, and how far apart the values of each unit are there. All steps are in bytes; where the units' is not that of
+# values, the values of a unit stand side by side.
+COPY_WEIGHT, COPY_BEGIN, COPY_UNITS, COPY_LANES, COPY_UNIT_STEP, COPY_DEPTH, COPY_DEPTH_STEP = range(7)
+COPY_INTO, COPY_INTO_STEP = range(7, 9)
+COPY_FIELDS = 9
+COPY_AHEAD = 4  # cache lines of a unit: so far before they are copied, others are fetched
 # What a single step of a stack is called with, made once: the address of its frames (turns, layers, members, size),
 # the last three of these sizes, the address and number of the boxes of those who may help, the address of whose turn it
 # is (`contract.TURN`), and what x and y have to be: the address of the type of arrays, the number of their dtype, their

@@ -40,6 +40,9 @@ class Native(Protocol):
     def weight_gradient(self, dtype: np.dtype[Any]) -> KernelOf:
         """The product of the weight gradients, whose frame is another one: see `frame.OUTER_A`."""
 
+    def copying(self, dtype: np.dtype[Any]) -> KernelOf:
+        """What packs weights, whose frame is another one, too: see `frame.COPIES`. It takes a range of copies."""
+
     def run(self, frame: Array, low: int, high: int, start: int, stop: int) -> None:
         """Run a frame's kernel."""
 

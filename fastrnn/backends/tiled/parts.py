@@ -9,7 +9,7 @@ from fastrnn.plan import Place
 from fastrnn.record import Record
 
 if TYPE_CHECKING:
-    from fastrnn.backends.tiled.pack import TiledPack
+    from fastrnn.backends.tiled.form import Form
 
 MERGED = 256  # rows of a weight in one product: more of them would gain nothing
 X: Place = ("x", 0)
@@ -31,17 +31,17 @@ class WeightPart(Record):
     gap: int
 
 
-def parts_of(pack: TiledPack) -> Iterator[WeightPart]:
+def parts_of(form: Form) -> Iterator[WeightPart]:
     """All weights, gate by gate."""
-    plan, columns, hidden = pack.plan, pack.gradient_offsets, pack.sizes.hidden_size
-    widths = {name: value.shape[1] for name, value in pack.weights.items() if value.ndim == 2}
+    plan, columns, hidden = form.plan, form.gradient_offsets, form.sizes.hidden_size
+    widths = {name: shape[1] for name, shape in form.shapes.items() if len(shape) == 2}
     for index, column in enumerate(plan.input_columns):
         yield WeightPart("weight_ih", index * hidden, hidden, widths["weight_ih"], columns[column], X, hidden, 0)
     for index, gate in enumerate(plan.cell.recurrent_gates):
         column, place = columns[plan.product_columns[gate]], plan.operands[gate]
         yield WeightPart("weight_hh", index * hidden, hidden, widths["weight_hh"], column, place, hidden, 0)
     if plan.cell.has_projection:
-        column, place, rows = columns[plan.product_columns[None]], plan.operands[None], pack.sizes.proj_size
+        column, place, rows = columns[plan.product_columns[None]], plan.operands[None], form.sizes.proj_size
         yield WeightPart("weight_hr", 0, rows, widths["weight_hr"], column, place, rows, 0)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from fastrnn.backends.contract import Array, Rows
 from fastrnn.backends.tiled import frame as f
-from fastrnn.backends.tiled.pack import Room, TiledPack
+from fastrnn.backends.tiled.pack import TiledPack
+from fastrnn.backends.tiled.room import Room
 from fastrnn.threads import checkpoint
 
 if TYPE_CHECKING:
@@ -22,13 +23,14 @@ class Scan:
     """One scan over its buffers: run(low, high). Of a forward scan runs of disjoint rows may be under way at once."""
 
     def __init__(self, pack: TiledPack, frame: Array, rows: Rows, held: Any) -> None:
-        self.native, self.frame, self.rows = pack.native, frame, rows
+        form = pack.form
+        self.native, self.frame, self.rows = form.native, frame, rows
         self.held = pack, held  # the buffers, alive as long as the addresses in the frame are
         frame[f.ORDER : f.STEPS + 1] = rows.table
-        self.most = pack.most_rows  # row steps between two checkpoints
+        self.most = form.most_rows  # row steps between two checkpoints
         # Multiply-adds of a row step, and of a step but for the input products.
-        self.row_work = pack.weight_count
-        self.step_work = (pack.weight_count - pack.input_count) * rows.batch
+        self.row_work = form.weight_count
+        self.step_work = (form.weight_count - form.input_count) * rows.batch
 
     def __call__(self, low: int, high: int) -> None:
         rows = self.rows

@@ -12,7 +12,8 @@ from fastrnn.backends.contract import TURN, Array, Rows, States, step_fits
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.box import NOBODY
 from fastrnn.backends.tiled.crew import INT64, Crew
-from fastrnn.backends.tiled.pack import Room, TiledPack, aligned
+from fastrnn.backends.tiled.pack import TiledPack
+from fastrnn.backends.tiled.room import Room, aligned
 from fastrnn.reuse import address
 from fastrnn.threads import get_num_threads
 
@@ -42,8 +43,8 @@ class Steps:
         self, crew: Crew, packs: Sequence[TiledPack], rows: Rows, states: tuple[States, States], turns: Array
     ) -> None:
         self.crew, self.rows, self.turns = crew, rows, turns
-        self.total = sum(pack.weight_count for pack in packs) * rows.batch
-        each = min(pack.weight_count for pack in packs)
+        self.total = sum(pack.form.weight_count for pack in packs) * rows.batch
+        each = min(pack.form.weight_count for pack in packs)
         self.work = each * (2 if rows.batch == 1 else rows.batch)  # a lone row takes as long as two: it reads as much
         self._ends = _ends(packs)
         self._dtype = packs[0].dtype
@@ -110,7 +111,7 @@ class Steps:
         for field, at in ((f.X, index - 1), (f.Y, index)):
             if 0 <= at < len(between):
                 frame[field], frame[field + 2] = address(between[at]), between[at].strides[0]
-        frame[f.IN_PLACE], frame[f.SCRATCH_BYTES] = 1, pack.kept_stride
+        frame[f.IN_PLACE], frame[f.SCRATCH_BYTES] = 1, pack.form.kept_stride
         return frame
 
     def _at_turn(self, frames: list[Array], packs: Sequence[TiledPack], state: States, final: States) -> Array:
@@ -118,7 +119,7 @@ class Steps:
         found = np.stack(frames)[:, None]
         for index, pack in enumerate(packs):
             frame = found[index, 0]
-            for k, fields in enumerate(pack.state_fields):
+            for k, fields in enumerate(pack.form.state_fields):
                 begin, end = state[k][index], final[k][index]
                 self.crew.native.point(frame, fields + f.STATE_INITIAL, begin, fields + f.STATE_FINAL, end)
                 frame[fields + f.STATE_STRIDE] = frame[fields + f.STATE_INITIAL_ROW]  # that of `spaced`

@@ -18,9 +18,9 @@ import numpy as np
 from fastrnn.backends.contract import Array
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.box import NOBODY
+from fastrnn.backends.tiled.form import PIECE, Form
 from fastrnn.backends.tiled.native import Native
 from fastrnn.backends.tiled.outer import BLOCK
-from fastrnn.backends.tiled.pack import PIECE, TiledPack
 from fastrnn.plan import Place
 from fastrnn.record import Record
 from fastrnn.reuse import address
@@ -190,7 +190,7 @@ class TiledSums:
             for array in into.values():
                 array[...] = 0
 
-    def add(self, pack: TiledPack, lines: Lines, last: bool) -> tuple[list[Products], int]:
+    def add(self, form: Form, lines: Lines, last: bool) -> tuple[list[Products], int]:
         """The products of all rows whose block is complete, and how many rows, the first ones, are to be given again.
 
         With ``last`` none are, for they will be gone: they are copied.
@@ -198,10 +198,10 @@ class TiledSums:
         runs, again = self._runs(lines, last)
         products: list[Products] = []
         for turn, run in enumerate(runs):
-            products.append(self._products(pack, run, turn))
+            products.append(self._products(form, run, turn))
             self._more = 1
         if products and self._begin == 0 and self._vectors is not None:
-            products[-1].finish = partial(self._hand_out, pack, self._vectors)
+            products[-1].finish = partial(self._hand_out, form, self._vectors)
         return products, again
 
     def _runs(self, lines: Lines, last: bool) -> tuple[list[Lines], int]:
@@ -225,31 +225,31 @@ class TiledSums:
             self._waiting = _copied(lines.cut(0, rest), self._waiting)
         return runs, 0
 
-    def _products(self, pack: TiledPack, lines: Lines, turn: int) -> Products:
+    def _products(self, form: Form, lines: Lines, turn: int) -> Products:
         """What these rows add to the gradients of all weights, and to the sums that biases and vectors have."""
-        into, count, gradient, work = self.into, lines.count, lines.gradient, pack.weight_count
+        into, count, gradient, work = self.into, lines.count, lines.gradient, form.weight_count
         places = []  # what is added to each frame's fields from `OUTER_A` to `OUTER_INTO`
-        for part in pack.weight_parts:
+        for part in form.weight_parts:
             base, table, _ = lines.operands[part.place]
             places.append((gradient, 0, base, table, count, self._at[part.weight]))
         offsets = None
-        if "bias" in into or any(name in into for name in pack.plan.vector_columns):
-            width = lines.stride // pack.dtype.itemsize
+        if "bias" in into or any(name in into for name in form.plan.vector_columns):
+            width = lines.stride // form.dtype.itemsize
             if self._vectors is None:
-                self._vectors = np.zeros(width, pack.dtype)
+                self._vectors = np.zeros(width, form.dtype)
             offsets = _multiples(count, lines.stride)  # the sum of all rows, as a product with ones
             places.append((0, 0, gradient, address(offsets), count, address(self._vectors)))
             work += width
-        frames, ranges = pack.gradient_calls
+        frames, ranges = form.gradient_calls
         frames, ranges = frames[: len(places)].copy(), ranges[: len(places)].copy()
         frames[:, f.OUTER_A : f.OUTER_INTO + 1] += np.array(places, np.int64)
         ranges[:, 2:] = self._more, count
-        size = pack.dtype.itemsize
-        return Products(pack.native, frames, ranges, size, work * count, turn, _nothing, (lines, offsets, self))
+        size = form.dtype.itemsize
+        return Products(form.native, frames, ranges, size, work * count, turn, _nothing, (lines, offsets, self))
 
-    def _hand_out(self, pack: TiledPack, sums: Array) -> None:
+    def _hand_out(self, form: Form, sums: Array) -> None:
         """Each vector's part of the sums."""
-        into, plan, columns, hidden = self.into, pack.plan, pack.gradient_offsets, pack.sizes.hidden_size
+        into, plan, columns, hidden = self.into, form.plan, form.gradient_offsets, form.sizes.hidden_size
         for index, column in enumerate(plan.input_columns if "bias" in into else ()):
             into["bias"][index * hidden : (index + 1) * hidden] = sums[columns[column] : columns[column] + hidden]
         for name, column in plan.vector_columns.items():
@@ -259,24 +259,24 @@ class TiledSums:
 
 def lines_of(tape: Tape, gradient: int) -> Lines:
     """All rows of a tape; the gradients of the first would stand at the address ``gradient``."""
-    rows, pack = tape.rows, tape.pack
+    rows, form = tape.rows, tape.pack.form
     total = rows.total
     tables: list[Array] = []
     operands: dict[Place, tuple[int, int, int]] = {}
-    for place, width in pack.operand_widths.items():
+    for place, width in form.operand_widths.items():
         kind, index = place
         if kind == "x":
             base, table = address(tape.x), np.empty(total, np.int64)
-            pack.native.step_offsets(table, rows.table, tape.reverse, *tape.x.strides[:2])
+            form.native.step_offsets(table, rows.table, tape.reverse, *tape.x.strides[:2])
         elif kind == "state":
             base, table = tape.room.at[1 + index], np.empty(total, np.int64)
-            pack.native.history_offsets(table, rows.table, pack.state_strides[index])
+            form.native.history_offsets(table, rows.table, form.state_strides[index])
         else:
-            base = tape.room.at[0] + pack.kept_offsets[index] * pack.dtype.itemsize
-            table = _multiples(total, pack.kept_stride)
+            base = tape.room.at[0] + form.kept_offsets[index] * form.dtype.itemsize
+            table = _multiples(total, form.kept_stride)
         tables.append(table)
         operands[place] = base, address(table), width
-    return Lines(total, gradient, pack.gradient_stride, operands, (tape, tables))
+    return Lines(total, gradient, form.gradient_stride, operands, (tape, tables))
 
 
 def _multiples(count: int, step: int) -> Array:

@@ -15,20 +15,21 @@ import numpy as np
 from fastrnn.backends.contract import Array, Rows, States
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.backward import piece_rows
-from fastrnn.backends.tiled.pack import Room, TiledPack
+from fastrnn.backends.tiled.room import Room
 from fastrnn.backends.tiled.sums import Call, frames_of, shares
 from fastrnn.reuse import LEAST
 
 if TYPE_CHECKING:
     from fastrnn.backends.tiled.backend import Tape
+    from fastrnn.backends.tiled.form import Form
+    from fastrnn.backends.tiled.pack import TiledPack
 
 ROOMS = 16  # small ones that are kept
-TABLES = 64  # those of so many layers and numbers of threads are kept
 PASSES = 3  # over the weights, on the way back: of the recurrence, of the input's gradients, and of the weights' own
 
 
 class WholeBackward:
-    """What it takes to run such scans with a pack, which holds this and is not held by it.
+    """What it takes to run such scans with packs of a form, which holds this and is not held by it.
 
     Attributes
     ----------
@@ -36,15 +37,15 @@ class WholeBackward:
         Up to how many steps of all rows together scans need neither pieces nor a checkpoint on their way back.
     """
 
-    def __init__(self, pack: TiledPack) -> None:
-        self.most_rows = min(pack.most_rows // PASSES, piece_rows(pack)[1])
-        self._names = list(pack.weights)
-        self._sums = _sums_of(pack)
-        self._operands = _operands_of(pack)
+    def __init__(self, form: Form) -> None:
+        self.most_rows = min(form.most_rows // PASSES, piece_rows(form)[1])
+        self._names = list(form.shapes)
+        self._sums = _sums_of(form)
+        self._operands = _operands_of(form)
         if self._sums:
-            self._operands.append((f.OF_GRADIENT, 0, 0, pack.gradient_stride))
-        self._runs: dict[int, tuple[Callable[..., int], int]] = {}
-        self._row_sizes = (*pack.state_strides, pack.gradient_stride, len(self._operands))
+            self._operands.append((f.OF_GRADIENT, 0, 0, form.gradient_stride))
+        self._tables: dict[int, tuple[Array, ...]] = {}  # by the number of threads
+        self._row_sizes = (*form.state_strides, form.gradient_stride, len(self._operands))
 
     def __call__(
         self, tape: Tape, dy: Array, state: States, dx: Array, at: int, into: Mapping[str, Array], boxes: Array,
@@ -54,10 +55,10 @@ class WholeBackward:
 
         The scan is by a team or, ``apart``, each thread has rows of its own. It returns what `Native.team_on` does.
         """
-        run, size = self._runs.get(members) or self._made(tape.pack, members)
-        rows = tape.rows
+        pack, rows = tape.pack, tape.rows
+        run, size = pack.backs.get(members) or self._made(pack, members)
         sizes = size, rows.batch, rows.total, self._row_sizes  # what `_sizes` depends on
-        room = _rooms.pop(sizes, None) or Room(size, *self._sizes(tape.pack, rows))
+        room = _rooms.pop(sizes, None) or Room(size, *self._sizes(pack.form, rows))
         found = run(
             rows.table, tape.x, dy, dx, tape.room.places, state, at, tape.reverse,
             tuple([into[name] for name in self._names]), room.places, boxes, members, apart,
@@ -67,40 +68,37 @@ class WholeBackward:
 
     def _made(self, pack: TiledPack, members: int) -> tuple[Callable[..., int], int]:
         """What runs with so many members, see `Native.bound_back`, and the bytes it needs whatever the rows."""
-        key = pack.native, pack.program, pack.sizes, tuple(self._names), members
-        tables = _tables.get(key)
+        tables = self._tables.get(members)
         if tables is None:
-            if len(_tables) >= TABLES:
-                _tables.clear()
-            tables = _tables[key] = self.tables(pack, members)
+            tables = self._tables[members] = self.tables(pack.form, members)
         frames, calls = tables[0], len(tables[0])
         counters = f.COUNTER_BYTES * (members + 1)
         numbers = members * pack.training_frame.size + frames.size + 4 * max(calls, members) + len(self._names)
-        found = pack.native.bound_back(pack.training_frame, tables), counters + 8 * numbers
-        self._runs[members] = found
+        found = pack.form.native.bound_back(pack.training_frame, tables), counters + 8 * numbers
+        pack.backs[members] = found
         return found
 
-    def _sizes(self, pack: TiledPack, rows: Rows) -> list[int]:
+    def _sizes(self, form: Form, rows: Rows) -> list[int]:
         """The bytes of the gates' gradients, of those of each state, of sums of the former, and of all offsets."""
-        carried = [rows.batch * stride for stride in pack.state_strides]
-        return [rows.total * pack.gradient_stride, *carried, pack.gradient_stride, 8 * rows.total * len(self._operands)]
+        carried = [rows.batch * stride for stride in form.state_strides]
+        return [rows.total * form.gradient_stride, *carried, form.gradient_stride, 8 * rows.total * len(self._operands)]
 
-    def tables(self, pack: TiledPack, members: int) -> tuple[Array, ...]:
+    def tables(self, form: Form, members: int) -> tuple[Array, ...]:
         """The frames of the products for so many threads, what they multiply, these products, and the parts of sums.
 
         Of the last three, `frame` has the fields.
         """
-        parts, places = pack.weight_parts, list(pack.operand_widths)
+        parts, places = form.weight_parts, list(form.operand_widths)
         factors = [(places.index(part.place), self._names.index(part.weight)) for part in parts]
         calls = [Call(index, (0, part.rows, 0, 1), (0, part.width)) for index, part in enumerate(parts)]
         if self._sums:  # of all rows, as one more product: with ones
             factors.append((len(self._operands) - 1, -1))
-            calls.append(Call(len(parts), (0, 1, 0, 1), (0, pack.gradient_stride // pack.dtype.itemsize)))
+            calls.append(Call(len(parts), (0, 1, 0, 1), (0, form.gradient_stride // form.dtype.itemsize)))
         calls = shares(sorted(calls, key=lambda call: -call.work), members)
-        frames, _ = pack.gradient_calls
+        frames, _ = form.gradient_calls
         products = [(*factors[call.frame], *call.range[:2]) for call in calls]
         return (
-            frames_of(frames, calls, pack.dtype.itemsize),
+            frames_of(frames, calls, form.dtype.itemsize),
             _table(self._operands, f.OPERAND_FIELDS),
             _table(products, f.PRODUCT_FIELDS),
             _table(self._sums, f.PART_FIELDS),
@@ -111,9 +109,6 @@ class WholeBackward:
 # there is a new pack after each change of the weights. Each is taken and given back in one operation, in any thread.
 _rooms: dict[tuple[Any, ...], Room] = {}
 
-# What `WholeBackward.tables` has made: it is the same for each pack of a layer.
-_tables: dict[tuple[Any, ...], tuple[Array, ...]] = {}
-
 
 def _keep(sizes: tuple[Any, ...], room: Room) -> None:
     """Keep a small room for the next call; large ones are large memory, which is used again anyway."""
@@ -123,26 +118,26 @@ def _keep(sizes: tuple[Any, ...], room: Room) -> None:
             _rooms.pop(oldest, None)
 
 
-def _operands_of(pack: TiledPack) -> list[tuple[int, ...]]:
+def _operands_of(form: Form) -> list[tuple[int, ...]]:
     """What the products of the weights multiply the gates' gradients with."""
     found: list[tuple[int, ...]] = []
-    for kind, index in pack.operand_widths:
+    for kind, index in form.operand_widths:
         if kind == "x":
             found.append((f.OF_X, 0, 0, 0))
         elif kind == "state":
-            found.append((f.OF_STATE, index, 0, pack.state_strides[index]))
+            found.append((f.OF_STATE, index, 0, form.state_strides[index]))
         else:
-            found.append((f.OF_KEPT, 0, pack.kept_offsets[index] * pack.dtype.itemsize, pack.kept_stride))
+            found.append((f.OF_KEPT, 0, form.kept_offsets[index] * form.dtype.itemsize, form.kept_stride))
     return found
 
 
-def _sums_of(pack: TiledPack) -> list[tuple[int, ...]]:
+def _sums_of(form: Form) -> list[tuple[int, ...]]:
     """The parts of the sums of all rows: of the bias, gate by gate, and of vectors."""
-    plan, hidden, size, names = pack.plan, pack.sizes.hidden_size, pack.dtype.itemsize, list(pack.weights)
+    plan, hidden, size, names = form.plan, form.sizes.hidden_size, form.dtype.itemsize, list(form.shapes)
     found = [(column, "bias", gate * hidden) for gate, column in enumerate(plan.input_columns)]
     found += [(column, name, 0) for name, column in plan.vector_columns.items()]
     return [
-        (pack.gradient_offsets[column] * size, names.index(name), first * size, hidden * size)
+        (form.gradient_offsets[column] * size, names.index(name), first * size, hidden * size)
         for column, name, first in found
         if name in names
     ]

@@ -1,0 +1,78 @@
+"""What packs weights: a list of copies, see `fastrnn.backends.tiled.packing`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from fastrnn.backends.numba_.compile import compiled, inner
+from fastrnn.backends.numba_.intrinsics import clear_bytes, copy_bytes, fetch_line, keep, whole_numbers
+from fastrnn.backends.tiled import frame as f
+from fastrnn.backends.tiled.outer import CACHE_LINE
+
+
+@intrinsic
+def copy_value(_context: Any, program: Any, _into: Any, _source: Any) -> Any:
+    """Copy one value of the program's element type between two addresses."""
+
+    def codegen(target: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.IntType(8 * signature.args[0].program.dtype.itemsize).as_pointer()
+        builder.store(builder.load(builder.inttoptr(args[2], kind)), builder.inttoptr(args[1], kind))
+        return cgutils.get_null_value(target.get_value_type(types.none))
+
+    return types.none(program, types.int64, types.int64), codegen
+
+
+@intrinsic
+def value_bytes(_context: Any, program: Any) -> Any:
+    """The bytes of such a value."""
+
+    def codegen(_target: Any, _builder: Any, signature: Any, _args: Any) -> Any:
+        return ir.IntType(64)(signature.args[0].program.dtype.itemsize)
+
+    return types.int64(program), codegen
+
+
+@inner
+def copy_rows(into, into_step, source, source_step, count, filled):  # type: ignore[no-untyped-def]
+    """So many rows of ``filled`` bytes."""
+    for k in range(count):
+        if filled == CACHE_LINE:  # then it takes an instruction
+            copy_bytes(into + k * into_step, source + k * source_step, CACHE_LINE)
+        else:
+            copy_bytes(into + k * into_step, source + k * source_step, filled)
+
+
+@compiled
+def copy_weights(program, here, low, high, _start, _stop):  # type: ignore[no-untyped-def]
+    """The copies low .. high - 1 of the list in a frame: see `frame.COPIES`."""
+    frame, size = whole_numbers(here, f.OUTER_SIZE), value_bytes(program)
+    room = np.empty(CACHE_LINE // size * CACHE_LINE, np.uint8)
+    square = room.ctypes.data
+    for number in range(low, high):
+        copy = whole_numbers(frame[f.COPIES] + 8 * f.COPY_FIELDS * number, f.COPY_FIELDS)
+        source = whole_numbers(frame[f.COPY_SOURCES], copy[f.COPY_WEIGHT] + 1)[copy[f.COPY_WEIGHT]]
+        source += copy[f.COPY_BEGIN]
+        into, into_step = frame[f.COPY_MEMORY] + copy[f.COPY_INTO], copy[f.COPY_INTO_STEP]
+        units, unit_step, depth = copy[f.COPY_UNITS], copy[f.COPY_UNIT_STEP], copy[f.COPY_DEPTH]
+        filled, rest = units * size, (copy[f.COPY_LANES] - units) * size
+        if unit_step == size:
+            copy_rows(into, into_step, source, copy[f.COPY_DEPTH_STEP], depth, filled)
+        else:
+            # A cache line of each unit, turned round nearby, is read once and written in whole rows.
+            for k in range(0, depth, CACHE_LINE // size):
+                count = min(CACHE_LINE // size, depth - k)
+                for unit in range(units):
+                    line = source + unit * unit_step + k * size
+                    fetch_line(line + f.COPY_AHEAD * CACHE_LINE)
+                    for column in range(count):
+                        copy_value(program, square + column * CACHE_LINE + unit * size, line + column * size)
+                copy_rows(into + k * into_step, into_step, square, CACHE_LINE, count, filled)
+        if rest > 0:
+            for k in range(depth):
+                clear_bytes(into + k * into_step + filled, rest)
+    keep(room)

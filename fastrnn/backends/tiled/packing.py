@@ -1,0 +1,153 @@
+"""How the weights of one layer and direction are packed: in the order in which the tile reads them.
+
+That is a list of copies, made once: each takes some rows or columns of a weight to one vector of a block. Packing is to
+go through that list, in compiled code, for training packs after every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastrnn.backends.contract import Array
+from fastrnn.backends.tiled import frame as f
+from fastrnn.backends.tiled.native import KernelOf, Native
+from fastrnn.backends.tiled.room import ALIGNMENT, padded
+from fastrnn.backends.tiled.stage import TileStage
+from fastrnn.backends.tiled.tail import tail_vectors
+from fastrnn.backends.tiled.target import Target
+from fastrnn.record import lazy
+from fastrnn.reuse import address, held
+
+
+class Block(NamedTuple):
+    """Rows of a weight, which is known by its number, and how wide it is."""
+
+    weight: int
+    row: int
+    rows: int
+    width: int
+
+
+class Matrix(NamedTuple):
+    """What gives one sum of each unit, (units, K): rows of a weight; or, transposed, several of them side by side."""
+
+    blocks: Sequence[Block]
+    transposed: bool = False
+
+    @property
+    def units(self) -> int:
+        """How many units it is for."""
+        return self.blocks[0].width if self.transposed else self.blocks[0].rows
+
+    @property
+    def depth(self) -> int:
+        """K."""
+        return sum(block.rows for block in self.blocks) if self.transposed else self.blocks[0].width
+
+
+class Packing:
+    """A frame, but for the addresses of the weights, and the copies that pack them.
+
+    Attributes
+    ----------
+    frame : ndarray of int64
+        With zeros where the addresses of weights go.
+    nbytes : int
+        Of the packed weights.
+    """
+
+    def __init__(self, frame: Array, target: Target, dtype: np.dtype[Any]) -> None:
+        self.frame, self.nbytes = frame, 0
+        self._target, self._size, self._lanes = target, dtype.itemsize, target.lanes(dtype)
+        self._copies: list[tuple[int, ...]] = []
+        self._places: list[tuple[int, int]] = []
+
+    def _place(self, field: int, values: int) -> int:
+        """Room for so many values, whose address goes into a field; where it begins."""
+        begin = self.nbytes
+        self._places.append((field, begin))
+        self.nbytes += padded(values * self._size, ALIGNMENT)
+        return begin
+
+    def add_vectors(self, field: int, vectors: Sequence[int | None], count: int, room: int) -> None:
+        """Vectors of ``count`` values as they are, each with zeros up to ``room``; without a number, zeros alone."""
+        into = self._place(field, len(vectors) * room)
+        for vector in vectors:
+            weight, values = (0, 0) if vector is None else (vector, count)
+            self._copies.append((weight, 0, values, room, self._size, 1, 0, into, 0))
+            into += room * self._size
+
+    def add_products(self, field: int, matrices: Sequence[Matrix], stage: TileStage) -> None:
+        """The weights of a product, a matrix for each sum: in blocks, and in the next field those of the tail.
+
+        In blocks, [block][panel][k][column][lane] (see `tile`), there are all units, and those of the tail once more as
+        [vector][k][lane] (see `tail`). Both are zero where there is no unit.
+        """
+        units, depth, sums, lanes = matrices[0].units, matrices[0].depth, len(matrices), self._lanes
+        of_block = stage.vectors * lanes
+        full = units - units % of_block
+        rest = padded(units - full, lanes if stage.vectors == 2 else of_block)
+        into = self._place(field, depth * sums * (full + rest))
+        for unit in range(0, full + rest, of_block):
+            vectors = (of_block if unit < full else rest) // lanes
+            self._add_block(into, matrices, unit, vectors)
+            into += depth * sums * vectors * lanes * self._size
+        unit = min(stage.blocks_before_tail(units, lanes) * of_block, units)
+        into = self._place(field + 1, tail_vectors(sums, units - unit, lanes) * lanes * depth)
+        self._add_tail(into, matrices, unit, units - unit)
+
+    def _add_block(self, into: int, matrices: Sequence[Matrix], first: int, vectors: int) -> None:
+        """A block of so many vectors of units."""
+        width, lanes = self._target.panel(len(matrices) * vectors), self._lanes
+        for column in range(len(matrices) * vectors):
+            (s, v), (panel, within) = divmod(column, vectors), divmod(column, width)
+            begin = into + (panel * matrices[s].depth * width + within) * lanes * self._size
+            unit = first + v * lanes
+            units = min(max(matrices[s].units - unit, 0), lanes)
+            self._add_lanes(begin, width * lanes * self._size, matrices[s], unit, units, lanes)
+
+    def _add_tail(self, into: int, matrices: Sequence[Matrix], first: int, count: int) -> None:
+        """So many units of each matrix, one after the other; the last vector is filled up with zeros."""
+        lanes, depth, total = self._lanes, matrices[0].depth, len(matrices) * count
+        done = 0
+        while done < total:
+            (s, unit), (vector, lane) = divmod(done, count), divmod(done, lanes)
+            units = min(count - unit, lanes - lane)
+            begin = into + (vector * depth * lanes + lane) * self._size
+            filled = lanes - lane if done + units == total else units
+            self._add_lanes(begin, lanes * self._size, matrices[s], first + unit, units, filled)
+            done += units
+
+    def _add_lanes(self, into: int, step: int, matrix: Matrix, unit: int, units: int, lanes: int) -> None:
+        """Some units of a matrix side by side, and zeros up to so many lanes, for each k."""
+        for weight, row, rows, width in matrix.blocks:
+            of_row = width * self._size
+            if matrix.transposed:
+                begin, unit_step, depth, depth_step = row * of_row + unit * self._size, self._size, rows, of_row
+            else:
+                begin, unit_step, depth, depth_step = (row + unit) * of_row, of_row, width, self._size
+            self._copies.append((weight, begin, units, lanes, unit_step, depth, depth_step, into, step))
+            into += depth * step
+
+    @lazy
+    def _ready(self) -> tuple[Array, Array, Array, Array]:
+        """The frame of the copies, their table, the fields of the addresses of what they write, and where that is."""
+        call, table = np.zeros(f.OUTER_SIZE, np.int64), np.array(self._copies, np.int64)
+        assert table.shape == (len(self._copies), f.COPY_FIELDS)
+        call[f.COPIES] = address(table)
+        fields, begins = np.array(self._places, np.int64).T.copy()
+        return call, table, fields, begins
+
+    def pack(self, native: Native, kernel: KernelOf, weights: Sequence[Array]) -> tuple[Array, Any]:
+        """The frame with packed weights, and what holds these; ``weights`` are C-contiguous, by number."""
+        call, table, fields, begins = self._ready
+        memory, frame, call = held(self.nbytes), self.frame.copy(), call.copy()
+        sources = np.array([address(weight) for weight in weights], np.int64)
+        call[f.KERNEL], call[f.PROGRAM] = kernel
+        call[f.COPY_SOURCES], call[f.COPY_MEMORY] = address(sources), memory.address
+        native.run(call, 0, len(table), 0, 0)
+        frame[fields] = begins + memory.address
+        return frame, memory

@@ -1,0 +1,71 @@
+"""Memory as kernels want it: where it begins, how far apart its rows are, and that it is used again."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from fastrnn.backends.contract import Array
+from fastrnn.record import lazy
+from fastrnn.reuse import address, held
+
+ALIGNMENT = 64  # bytes: a cache line, and the longest vector
+
+
+def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """An uninitialised array that begins at a multiple of `ALIGNMENT`."""
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    skip = -address(raw) % ALIGNMENT
+    return raw[skip : skip + size].view(dtype).reshape(shape)
+
+
+class Room:
+    """Memory that one call needs, and the next one again (`fastrnn.reuse`): tables of so many bytes, known by address.
+
+    Attributes
+    ----------
+    at : list of int
+        Where each table begins: at multiples of `ALIGNMENT`.
+    nbytes : int
+        Of all tables.
+    """
+
+    def __init__(self, *sizes: int) -> None:
+        self.nbytes = sum(sizes)
+        self._held = held(self.nbytes + ALIGNMENT * len(sizes))
+        begin = self._held.address
+        self.at = []
+        for size in sizes:
+            self.at.append(begin)
+            begin += padded(size, ALIGNMENT)
+
+    @lazy
+    def places(self) -> Array:
+        """The same for compiled code."""
+        return np.array(self.at, np.int64)
+
+
+def padded(count: int, block: int) -> int:
+    """``count`` rounded up to a multiple of ``block``."""
+    return -(-count // block) * block
+
+
+def pitch(width: int, size: int) -> int:
+    """How many values apart to put rows of ``width`` values of ``size`` bytes.
+
+    Rows a multiple of eight cache lines apart share few sets of a cache and drive each other out: one line more helps.
+    """
+    crowded = width * size % (8 * ALIGNMENT) == 0
+    return width + ALIGNMENT // size if crowded else width
+
+
+def spaced(shape: tuple[int, int, int], dtype: np.dtype[Any]) -> Array:
+    """Zeros in rows that begin on cache lines and are padded to whole ones, as far apart as `pitch` says."""
+    *outer, width = shape
+    size = dtype.itemsize
+    room = aligned((*outer, pitch(padded(width, ALIGNMENT // size), size)), dtype)
+    room.fill(0)
+    return room[..., :width]

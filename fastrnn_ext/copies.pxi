@@ -1,0 +1,58 @@
+# What packs weights: a list of copies, see `fastrnn.backends.tiled.packing`.
+
+
+cdef inline void copy_rows(
+    char *into, int64_t into_step, const char *source, int64_t source_step, int64_t count,
+    int64_t filled) noexcept nogil:
+    """So many rows of ``filled`` bytes."""
+    cdef int64_t k
+    for k in range(count):
+        if filled == ALIGNMENT:  # then it takes an instruction or some
+            memcpy(into + k * into_step, source + k * source_step, ALIGNMENT)
+        else:
+            memcpy(into + k * into_step, source + k * source_step, filled)
+
+
+cdef inline void copy_column(char *into, const char *source, int64_t size, int64_t count) noexcept nogil:
+    """Values that stand side by side, each to a line of its own."""
+    cdef int64_t k
+    if size == 4:
+        for k in range(count):
+            memcpy(into + k * ALIGNMENT, source + k * 4, 4)
+    else:
+        for k in range(count):
+            memcpy(into + k * ALIGNMENT, source + k * 8, 8)
+
+
+cdef void copy_weights(
+    int64_t size, int64_t here, int64_t low, int64_t high, int64_t _start, int64_t _stop) noexcept nogil:
+    """The copies low .. high - 1 of the list in a frame, of values of ``size`` bytes: see `frame.COPIES`."""
+    cdef const int64_t *frame = words(here)
+    cdef const int64_t *copy
+    cdef const char *source
+    cdef const char *line
+    cdef char *into
+    cdef char square[1024]  # a line of each unit, of values of 4 bytes or of 8
+    cdef int64_t number, k, unit, count, depth, into_step, filled, rest, values = ALIGNMENT // size
+    for number in range(low, high):
+        copy = words(frame[F_COPIES]) + F_COPY_FIELDS * number
+        source = <const char *>words(words(frame[F_COPY_SOURCES])[copy[F_COPY_WEIGHT]] + copy[F_COPY_BEGIN])
+        into = <char *>words(frame[F_COPY_MEMORY] + copy[F_COPY_INTO])
+        into_step, depth, filled = copy[F_COPY_INTO_STEP], copy[F_COPY_DEPTH], copy[F_COPY_UNITS] * size
+        rest = copy[F_COPY_LANES] * size - filled
+        if copy[F_COPY_UNIT_STEP] == size:
+            copy_rows(into, into_step, source, copy[F_COPY_DEPTH_STEP], depth, filled)
+        else:
+            # A cache line of each unit, turned round nearby, is read once and written in whole rows.
+            k = 0
+            while k < depth:
+                count = lesser(values, depth - k)
+                for unit in range(copy[F_COPY_UNITS]):
+                    line = source + unit * copy[F_COPY_UNIT_STEP] + k * size
+                    fetch_bytes(address_of(line) + F_COPY_AHEAD * ALIGNMENT, 1)
+                    copy_column(square + unit * size, line, size, count)
+                copy_rows(into + k * into_step, into_step, square, ALIGNMENT, count, filled)
+                k += values
+        if rest > 0:
+            for k in range(depth):
+                memset(into + k * into_step + filled, 0, rest)

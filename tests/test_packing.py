@@ -1,0 +1,154 @@
+"""Packed weights: every value where the tile reads it, zeros where there is none, and nothing anywhere else."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import COMPILED, DTYPES, assert_same_bits, compiled
+from conformance import backend_of, make_layer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastrnn
+from fastrnn.backends.tiled import packing as packings
+from fastrnn.backends.tiled.form import Form
+from fastrnn.backends.tiled.packing import Block, Matrix, Packing
+from fastrnn.backends.tiled.stage import Rows, TileProduct, TileStage
+from fastrnn.backends.tiled.target import Target
+
+examples = settings(max_examples=60, deadline=None, database=None)
+FIELD = 3  # of the blocks' address in the frames below
+
+
+def places(units: int, depth: int, sums: int, stage: TileStage, target: Target, lanes: int) -> Iterator[Any]:
+    """(sum, unit, k) of each place of the blocks, [block of units][panel][k][column][lane].
+
+    Where blocks have two vectors the last one has as many as are left.
+    """
+    for first in range(0, units, stage.vectors * lanes):
+        whole = stage.vectors != 2 or first + lanes < units
+        starts = range(first, first + (stage.vectors if whole else 1) * lanes, lanes)
+        columns = list(itertools.product(range(sums), starts))
+        width = target.panel(len(columns))
+        for panel in range(0, len(columns), width):
+            for k, (one, start) in itertools.product(range(depth), columns[panel : panel + width]):
+                yield from ((one, unit, k) for unit in range(start, start + lanes))
+
+
+def places_of_tail(units: range, depth: int, sums: int, lanes: int) -> Iterator[Any]:
+    """The same of the tail, [vector][k][lane]."""
+    values = list(itertools.product(range(sums), units))
+    for vector in range(0, len(values), lanes):
+        for k, lane in itertools.product(range(depth), range(lanes)):
+            yield (*values[vector + lane], k) if vector + lane < len(values) else (0, max(units) + 1, k)
+
+
+def values_at(address: int, count: int, dtype: str) -> np.ndarray:
+    """A copy of what is there."""
+    return np.frombuffer(ctypes.string_at(int(address), count * np.dtype(dtype).itemsize), dtype)
+
+
+@pytest.mark.parametrize("backend", COMPILED)
+@given(
+    units=st.integers(1, 40), depth=st.integers(1, 40), sums=st.integers(1, 6), vectors=st.integers(1, 4),
+    vector=st.sampled_from([(16, 16), (32, 16), (64, 32)]), dtype=st.sampled_from(DTYPES), transposed=st.booleans(),
+)  # fmt: skip
+@examples
+def test_every_value_is_where_the_tile_reads_it(
+    backend: str, units: int, depth: int, sums: int, vectors: int, vector: tuple[int, int], dtype: str, transposed: bool
+) -> None:
+    """Blocks and tail, of rows of a weight or of columns of several; vectors before and after are not touched."""
+    rng, target, kind = np.random.default_rng(units), Target(*vector, fma=True), np.dtype(dtype)
+    lanes, native = target.lanes(kind), backend_of(backend).native  # type: ignore[attr-defined]
+    stage = TileStage((TileProduct(Rows(0), 0, sums, 0, (None,) * sums),), vectors, 0, lambda *_: None)
+    if transposed:  # of each sum K rows out of two weights, which have one column for each unit
+        weights = [rng.normal(size=(sums * depth, units)).astype(dtype) for _ in range(2)]
+        cut = depth // 2
+        blocks = [(Block(1, s * depth, cut, units), Block(0, s * depth, depth - cut, units)) for s in range(sums)]
+        matrices = [Matrix([block for block in pair if block.rows], transposed=True) for pair in blocks]
+        found = [np.concatenate([weights[b.weight][b.row : b.row + b.rows] for b in m.blocks]).T for m in matrices]
+    else:
+        weights = [rng.normal(size=(sums * units, depth)).astype(dtype)]
+        matrices = [Matrix([Block(0, s * units, units, depth)]) for s in range(sums)]
+        found = [weights[0][s * units : (s + 1) * units] for s in range(sums)]
+    packing = Packing(np.zeros(FIELD + 4, np.int64), target, kind)
+    packing.add_vectors(0, [None], 0, 3)
+    packing.add_products(FIELD, matrices, stage)
+    before = packing.nbytes
+    packing.add_vectors(1, [0, None], 1, 2)
+    frame, held = packing.pack(native, native.copying(kind), weights)
+    assert not frame[[2, *range(FIELD + 2, len(frame))]].any()
+    assert not any(address % 64 for address in frame[[FIELD, FIELD + 1]])
+
+    def expected(at: Any) -> list[float]:
+        return [found[s][unit, k] if unit < units else 0.0 for s, unit, k in at]
+
+    in_blocks = expected(places(units, depth, sums, stage, target, lanes))
+    np.testing.assert_array_equal(values_at(frame[FIELD], len(in_blocks), dtype), in_blocks)
+    first = stage.blocks_before_tail(units, lanes) * vectors * lanes
+    in_tail = expected(places_of_tail(range(first, units), depth, sums, lanes)) if first < units else []
+    np.testing.assert_array_equal(values_at(frame[FIELD + 1], len(in_tail), dtype), in_tail)
+    assert frame[FIELD + 1] + len(in_tail) * kind.itemsize <= frame[0] + before == frame[1]
+    np.testing.assert_array_equal(values_at(frame[0], 3, dtype), 0)
+    np.testing.assert_array_equal(values_at(frame[1], 4, dtype), [weights[0][0, 0], 0, 0, 0])
+    assert held.size >= packing.nbytes
+
+
+@compiled
+@pytest.mark.parametrize("cell", ["lstm", "gru", "gru_reset_before", "lstm_projected", "lstm_peephole"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_memory_that_was_used_before_gives_the_same(
+    backend: str, cell: str, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it is written: whatever stood there, outputs and gradients are the same."""
+    options: dict[str, Any] = {"proj_size": 3} if cell == "lstm_projected" else {}
+
+    def answers() -> list[np.ndarray]:
+        layer = make_layer(cell, 5, 21, bias=bias, backend=backend, **options)
+        y, state, tape = layer.record(np.random.default_rng(1).normal(size=(6, 9, 5)))
+        back = layer.backward(tape, y)
+        return [y, *(state if isinstance(state, tuple) else [state]), back.x, *back.parameters.values()]
+
+    expected, real = answers(), packings.held
+
+    def dirty(size: int) -> Any:
+        memory = real(size)
+        ctypes.memset(memory.address, 0xFF, size)  # NaN, whatever the type
+        return memory
+
+    monkeypatch.setattr(packings, "held", dirty)
+    for one, other in zip(answers(), expected, strict=True):
+        assert_same_bits(one, other)
+
+
+@compiled
+def test_a_form_is_made_once_for_all_packs(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both directions, and after each change: it would take longer than a small step."""
+    made: list[Form] = []
+    real = Form.__init__
+    monkeypatch.setattr(Form, "__init__", lambda form, *given: made.append(form) or real(form, *given))
+    layer = fastrnn.LSTM(3, 5, num_layers=2, bidirectional=True, backend=backend)
+    forms = set()
+    for _ in range(3):
+        layer(np.ones((2, 1, 3), np.float32))
+        forms |= {pack.form for pack in layer._packs()}
+        layer.parameters["bias_l0"][:] += 1
+    assert len(made) == len(forms) == 2
+
+
+@compiled
+def test_inference_packs_for_one_way_alone(backend: str) -> None:
+    """The memory of a layer that never goes back is its weights and one copy of them."""
+    layer = fastrnn.LSTM(30, 40, backend=backend)
+    layer(np.ones((2, 1, 30), np.float32))
+    (pack,) = layer._packs()
+    assert "frame" in vars(pack) and "training_frame" not in vars(pack) and "backward" not in vars(pack.form)
+    assert all(
+        np.shares_memory(one, layer._store._values[f"{name}_l0"])
+        for name, one in zip(pack.form.shapes, pack._weights, strict=True)
+    )
