@@ -96,9 +96,9 @@ cdef void hand_out(const Work *work) noexcept nogil:
                part[F_PART_BYTES])
 
 
-cdef Work work_of(tuple to, tuple into, const int64_t *places, int64_t members) except *:
+cdef Work work_of(cnp.ndarray frame, tuple to, tuple into, const int64_t *places, int64_t members) except *:
     """The tables that a function is bound to, and a call's own part of them in its room."""
-    cdef cnp.ndarray frame = to[0], calls = to[1], operands = to[2], products = to[3], parts = to[4], array
+    cdef cnp.ndarray calls = to[0], operands = to[1], products = to[2], parts = to[3], array
     cdef int64_t counters = (places[0] + F_COUNTER_BYTES - 1) // F_COUNTER_BYTES * F_COUNTER_BYTES
     cdef int64_t size = frame.shape[0], states, i
     cdef Work work
@@ -140,16 +140,15 @@ cdef object back_on(object bound_to, PyObject **given, Py_ssize_t count):
     cdef Work work
     cdef int64_t begin, step_bytes, row_bytes, workers, waiting, size, members, found
     cdef bint apart, wrong
-    if count != 13:
+    if count != 14:
         return 0
-    frame = (<tuple>bound_to)[0]
-    x, room, boxes = <object>given[1], <object>given[9], <object>given[10]
-    members, apart = <object>given[11], <object>given[12]
+    frame, x, room, boxes = <object>given[0], <object>given[2], <object>given[10], <object>given[11]
+    members, apart = <object>given[12], <object>given[13]
     begin, step_bytes, row_bytes = data(x), cnp.PyArray_STRIDE(x, 0), cnp.PyArray_STRIDE(x, 1)
     workers, waiting, size = data(boxes), boxes.shape[0], frame.shape[0]
-    work = work_of(<tuple>bound_to, <tuple><object>given[8], words(data(room)), members)
-    point_at_rows(work.frames, <object>given[0], <object>given[7], <object>given[4])
-    point_backward(work.frames, <object>given[2], <object>given[3], <object>given[5], <object>given[6])
+    work = work_of(frame, <tuple>bound_to, <tuple><object>given[9], words(data(room)), members)
+    point_at_rows(work.frames, <object>given[1], <object>given[8], <object>given[5])
+    point_backward(work.frames, <object>given[3], <object>given[4], <object>given[6], <object>given[7])
     carve_backward(work.frames, words(data(room)))
     with nogil:
         found = run_scan(&work, words(workers), waiting, size, members, apart)
@@ -168,6 +167,6 @@ cdef object back_on(object bound_to, PyObject **given, Py_ssize_t count):
 cdef PyMethodDef back_definition = fast_method(<void *>back_on)
 
 
-def bound_back(cnp.ndarray frame not None, tuple tables not None):
+def bound_back(tuple tables not None):
     """See `Native`."""
-    return PyCFunction_NewEx(&back_definition, (frame, *tables), NULL)
+    return PyCFunction_NewEx(&back_definition, tables, NULL)

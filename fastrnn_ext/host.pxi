@@ -33,20 +33,21 @@ def point(
     point_at(words(data(frame)), other_field, other)
 
 
-cdef object run_on(object bound_to, PyObject **given, Py_ssize_t count):
-    """See `Native.bound_run`."""
-    cdef cnp.ndarray frame = (<tuple>bound_to)[0]
+cdef object run_on_arrays(object _, PyObject **given, Py_ssize_t count):
+    """See `Native.run_on`."""
+    cdef cnp.ndarray frame
     cdef int64_t *fields
-    if count != 8:
+    if count != 9:
         return 0
+    frame = <object>given[0]
     fields = <int64_t *> malloc(8 * frame.shape[0])
     if fields == NULL:
         raise MemoryError("no memory for what a call needs")
     try:
         memcpy(fields, words(data(frame)), 8 * frame.shape[0])
         point_forward(
-            fields, <object>given[0], <object>given[1], <object>given[2], <object>given[3], <object>given[4],
-            <object>given[5], <object>given[6], <object>given[7])
+            fields, <object>given[1], <object>given[2], <object>given[3], <object>given[4], <object>given[5],
+            <object>given[6], <object>given[7], <object>given[8])
         with nogil:
             call(address_of(fields), 0, fields[F_BATCH], 0, fields[F_LONGEST])
         if failed(fields):
@@ -56,12 +57,8 @@ cdef object run_on(object bound_to, PyObject **given, Py_ssize_t count):
     return 1
 
 
-cdef PyMethodDef run_definition = fast_method(<void *>run_on)
-
-
-def bound_run(cnp.ndarray frame not None):
-    """See `Native`."""
-    return PyCFunction_NewEx(&run_definition, (frame,), NULL)
+cdef PyMethodDef run_definition = fast_method(<void *>run_on_arrays)
+run_on = PyCFunction_NewEx(&run_definition, (), NULL)
 
 
 cdef int64_t cut_rows(

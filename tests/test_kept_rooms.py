@@ -91,16 +91,16 @@ def test_no_two_ways_back_have_one_room_at_once(backend: str, made: list[Room]) 
     layer = fastrnn.LSTM(3, 5, backend=backend)
     y, _, tape = layer.record(np.ones((4, 2, 3), np.float32))
     alone = layer.backward(tape, np.ones_like(y))
-    backs = tape._stack.tapes[0][0].pack.backs
-    run, size = backs[1]
+    runs = tape._stack.tapes[0][0].pack.form.whole._runs
+    run, size = runs[1]
     found: list[Any] = []
 
     def meanwhile(*given: Any) -> int:
-        backs[1] = run, size
+        runs[1] = run, size
         found.append(layer.backward(tape, np.ones_like(y)))
         return run(*given)
 
-    backs[1] = meanwhile, size
+    runs[1] = meanwhile, size
     found.append(layer.backward(tape, np.ones_like(y)))
     assert len(made) == 2 and made[0].at != made[1].at
     for each in found:

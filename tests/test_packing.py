@@ -20,6 +20,7 @@ from fastrnn.backends.tiled.form import Form
 from fastrnn.backends.tiled.packing import Block, Matrix, Packing
 from fastrnn.backends.tiled.stage import Rows, TileProduct, TileStage
 from fastrnn.backends.tiled.target import Target
+from fastrnn.reuse import address
 
 examples = settings(max_examples=60, deadline=None, database=None)
 FIELD = 3  # of the blocks' address in the frames below
@@ -76,12 +77,12 @@ def test_every_value_is_where_the_tile_reads_it(
         weights = [rng.normal(size=(sums * units, depth)).astype(dtype)]
         matrices = [Matrix([Block(0, s * units, units, depth)]) for s in range(sums)]
         found = [weights[0][s * units : (s + 1) * units] for s in range(sums)]
-    packing = Packing(np.zeros(FIELD + 4, np.int64), target, kind)
+    packing = Packing(np.zeros(FIELD + 4, np.int64), native.copying(kind), target, kind)
     packing.add_vectors(0, [None], 0, 3)
     packing.add_products(FIELD, matrices, stage)
     before = packing.nbytes
     packing.add_vectors(1, [0, None], 1, 2)
-    frame, held = packing.pack(native, native.copying(kind), weights)
+    frame, held = packing.pack(native, np.array([address(weight) for weight in weights], np.int64))
     assert not frame[[2, *range(FIELD + 2, len(frame))]].any()
     assert not any(address % 64 for address in frame[[FIELD, FIELD + 1]])
 

@@ -15,7 +15,7 @@ from fastrnn.plan import Plan
 
 # What the extension's functions are under the same names.
 _FUNCTIONS = (
-    "run", "bound_run", "bound_back", "bound_step", "team_on", "run_as_team", "run_list", "serve", "rouse", "expect",
+    "run", "run_on", "bound_back", "bound_step", "team_on", "run_as_team", "run_list", "serve", "rouse", "expect",
     "volley", "point", "room", "sort_rows", "step_offsets", "history_offsets",
 )  # fmt: skip
 
@@ -24,7 +24,7 @@ class CythonNative:
     """See `fastrnn.backends.tiled.native.Native`; the extension's own functions are attributes of the object."""
 
     run: Any
-    bound_run: Any
+    run_on: Any
     bound_back: Any
     team_on: Any
     run_as_team: Any

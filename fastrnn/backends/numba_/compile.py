@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 from numba import njit
@@ -41,7 +40,6 @@ def compiled_for(dispatcher: Any, signature: tuple[Any, ...]) -> Callable[..., A
     return _compiled(dispatcher, signature).entry_point
 
 
-@cache
 def address_of(dispatcher: Any, signature: tuple[Any, ...]) -> int:
     """The address of the compiled function, as C would call it."""
     found = _compiled(dispatcher, signature)

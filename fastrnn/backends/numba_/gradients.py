@@ -13,7 +13,6 @@ from fastrnn.backends.numba_.objects import (
     DATA,
     STRIDES,
     argument,
-    item,
     numbers_of,
     object_at,
     table_in,
@@ -114,12 +113,12 @@ def run_scan(boxes, frames, ranges, members, apart):  # type: ignore[no-untyped-
 def back_on(bound_to, given, count):  # type: ignore[no-untyped-def]
     """See `Native.bound_back`. All memory is the caller's: nothing may raise."""
     found = 0
-    if count == 13:
-        to, x, into, places = object_at(bound_to), words(argument(given, 1)), argument(given, 8), argument(given, 9)
-        boxes, members = numbers_of(argument(given, 10)), object_to_number(argument(given, 11))
-        apart, at = object_to_number(argument(given, 12)), object_to_number(argument(given, 6))
-        frame, calls = numbers_of(item(to, 0)), table_in(to, 1)
-        operands, products, parts = table_in(to, 2), table_in(to, 3), table_in(to, 4)
+    if count == 14:
+        to, x, into, places = object_at(bound_to), words(argument(given, 2)), argument(given, 9), argument(given, 10)
+        boxes, members = numbers_of(argument(given, 11)), object_to_number(argument(given, 12))
+        apart, at = object_to_number(argument(given, 13)), object_to_number(argument(given, 7))
+        frame, calls = numbers_of(argument(given, 0)), table_in(to, 0)
+        operands, products, parts = table_in(to, 1), table_in(to, 2), table_in(to, 3)
         room = numbers_of(places)
         counters = (room[0] + f.COUNTER_BYTES - 1) // f.COUNTER_BYTES * f.COUNTER_BYTES
         frames = whole_table(counters + f.COUNTER_BYTES * members, members, len(frame))
@@ -129,8 +128,8 @@ def back_on(bound_to, given, count):  # type: ignore[no-untyped-def]
         copy_bytes(frames.ctypes.data, frame.ctypes.data, 8 * len(frame))
         fields = frames[0]
         fields[f.COUNTERS] = counters
-        point_at_rows(fields, argument(given, 0), object_to_number(argument(given, 7)), argument(given, 4))
-        point_backward(fields, argument(given, 2), argument(given, 3), argument(given, 5), at)
+        point_at_rows(fields, argument(given, 1), object_to_number(argument(given, 8)), argument(given, 5))
+        point_backward(fields, argument(given, 3), argument(given, 4), argument(given, 6), at)
         carve_backward(fields, room)
         sums, tables = room[2 + fields[f.STATES]], room[3 + fields[f.STATES]]
         lock = give_up_lock()

@@ -33,9 +33,7 @@ from fastrnn.backends.numba_.objects import (
     argument,
     count_of,
     data,
-    item,
     numbers_of,
-    object_at,
     sizes,
     words,
     words_in,
@@ -283,14 +281,14 @@ def point_forward(fields, table, x, y, state, final, at, reverse, kept):  # type
 
 
 @compiled
-def run_on(bound_to, given, count):  # type: ignore[no-untyped-def]
-    """Point a copy of the frame that this is bound to at rows and arrays, and run it: see `Native.bound_run`."""
-    fits = count == 8
+def run_on(_, given, count):  # type: ignore[no-untyped-def]
+    """Point a copy of a frame at rows and arrays, and run it: see `Native.run_on`."""
+    fits = count == 9
     if fits:
-        fields = numbers_of(item(object_at(bound_to), 0)).copy()
+        fields = numbers_of(argument(given, 0)).copy()
         point_forward(
-            fields, argument(given, 0), argument(given, 1), argument(given, 2), argument(given, 3), argument(given, 4),
-            object_to_number(argument(given, 5)), object_to_number(argument(given, 6)), argument(given, 7),
+            fields, argument(given, 1), argument(given, 2), argument(given, 3), argument(given, 4), argument(given, 5),
+            object_to_number(argument(given, 6)), object_to_number(argument(given, 7)), argument(given, 8),
         )  # fmt: skip
         lock = give_up_lock()
         call(fields.ctypes.data, 0, fields[f.BATCH], 0, fields[f.LONGEST])

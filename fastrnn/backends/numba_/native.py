@@ -19,6 +19,7 @@ from fastrnn.backends.numba_.types import Shared, type_of
 from fastrnn.backends.tiled.native import KernelOf
 from fastrnn.backends.tiled.program import Program
 from fastrnn.plan import Plan
+from fastrnn.record import lazy
 
 SCAN_ARGUMENTS = (types.int64,) * 5  # frame, low, high, start, stop
 
@@ -64,15 +65,16 @@ class NumbaNative(_OnDemand):
         """See `Native`."""
         return address_of(copies.copy_weights, (type_of(Shared("copies", dtype)), *SCAN_ARGUMENTS)), 0
 
-    def bound_run(self, frame: Array) -> Callable[..., int]:
+    @lazy
+    def run_on(self) -> Callable[..., int]:
         """See `Native`."""
-        return bound(address_of(host.run_on, SIGNATURE), (frame,))
+        return bound(address_of(host.run_on, SIGNATURE), ())
 
-    def bound_back(self, frame: Array, tables: tuple[Array, ...]) -> Callable[..., int]:
+    def bound_back(self, tables: tuple[Array, ...]) -> Callable[..., int]:
         """See `Native`."""
         from fastrnn.backends.numba_ import gradients  # only training needs it
 
-        return bound(address_of(gradients.back_on, SIGNATURE), (frame, *tables))
+        return bound(address_of(gradients.back_on, SIGNATURE), tables)
 
     def bound_step(self, call: Array, needed: Any, brief: bool) -> Callable[[Any, Any], int]:
         """See `Native`."""

@@ -121,12 +121,13 @@ class TiledBackend:
         if rows.batch * rows.longest <= form.most_rows:  # no checkpoint on the way
             kept = NO_TAPE if tape is None else tape.room.places
             if members == 1:
-                pack.run(rows.table, x, y, begin, final, at, reverse, kept)
+                self.native.run_on(pack.frame, rows.table, x, y, begin, final, at, reverse, kept)
                 return
-            buffers = rows.table, x, y, begin, final, at, reverse, kept
+            given = pack.frame, rows.table, x, y, begin, final, at, reverse, kept
 
             def run(boxes: Array, most: int) -> int:
-                return self.native.team_on(boxes, most, apart, pack.frame, *buffers) if most > 1 else pack.run(*buffers)
+                native = self.native
+                return native.team_on(boxes, most, apart, *given) if most > 1 else native.run_on(*given)
 
             if self.crew.run_call(run, work, rows.longest, members, apart):
                 return

@@ -69,11 +69,6 @@ class Form:
     # The frames of scans ----------------------------------------------------------------------------------------------
 
     @lazy
-    def copying(self) -> KernelOf:
-        """What packs weights."""
-        return self.native.copying(self.dtype)
-
-    @lazy
     def forward(self) -> Packing:
         """The frame of a forward scan."""
         packing = self._packing()
@@ -126,7 +121,7 @@ class Form:
         values = self.shapes["weight_ih"][0]
         room = padded(max(self._written_input(), values - sizes.hidden_size + self._pads["H"]), self.program.lanes)
         frame[f.FLAT_INPUT], frame[f.PROJECTED_STRIDE] = values, pitch(room, size) * size
-        return Packing(frame, self.program.target, self.dtype)
+        return Packing(frame, self.native.copying(self.dtype), self.program.target, self.dtype)
 
     def _written_input(self) -> int:
         """How many values of a projected input are written: all gates' as one flat product, a gate after the other."""

@@ -46,16 +46,17 @@ class Native(Protocol):
     def run(self, frame: Array, low: int, high: int, start: int, stop: int) -> None:
         """Run a frame's kernel."""
 
-    def bound_run(self, frame: Array) -> Callable[..., int]:
-        """run(table, x, y, state, final, at, reverse, kept): point a copy of a forward frame at `Rows.table`, x, y and
-        the parts ``at`` of the states (n, B, S_k) each, and run it.
+    @property
+    def run_on(self) -> Callable[..., int]:
+        """run_on(frame, table, x, y, state, final, at, reverse, kept): point a copy of a forward frame at `Rows.table`,
+        x, y and the parts ``at`` of the states (n, B, S_k) each, and run it.
 
         ``state`` is an empty tuple for zeros, ``kept`` where the tables of a tape begin, or empty for no tape. It
         returns 1; 0, and has done nothing, for another number of arguments.
         """
 
-    def bound_back(self, frame: Array, tables: tuple[Array, ...]) -> Callable[..., int]:
-        """back(table, x, dy, dx, kept, state, at, reverse, into, room, boxes, members, apart): point copies of a
+    def bound_back(self, tables: tuple[Array, ...]) -> Callable[..., int]:
+        """back(frame, table, x, dy, dx, kept, state, at, reverse, into, room, boxes, members, apart): point copies of a
         backward frame at these, and run it over all rows, as `team_on` does; then the products of the weight gradients,
         as `WholeBackward.tables` has them for so many members.
 
@@ -68,7 +69,7 @@ class Native(Protocol):
         self, boxes: Array, members: int, apart: bool, frame: Array, table: Array, x: Array, y: Array, state: States,
         final: States, at: int, reverse: bool, kept: Array,
     ) -> int:  # fmt: skip
-        """As `bound_run`, by so many threads at most: by a team, or each with rows of its own (``apart``).
+        """As `run_on`, by so many threads at most: by a team, or each with rows of its own (``apart``).
 
         It returns what `run_as_team` does, or `run_list`.
         """

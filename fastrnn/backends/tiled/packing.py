@@ -49,7 +49,7 @@ class Matrix(NamedTuple):
 
 
 class Packing:
-    """A frame, but for the addresses of the weights, and the copies that pack them.
+    """A frame, but for the addresses of the weights, and the copies that pack them, which ``kernel`` makes.
 
     Attributes
     ----------
@@ -59,8 +59,8 @@ class Packing:
         Of the packed weights.
     """
 
-    def __init__(self, frame: Array, target: Target, dtype: np.dtype[Any]) -> None:
-        self.frame, self.nbytes = frame, 0
+    def __init__(self, frame: Array, kernel: KernelOf, target: Target, dtype: np.dtype[Any]) -> None:
+        self.frame, self.nbytes, self._kernel = frame, 0, kernel
         self._target, self._size, self._lanes = target, dtype.itemsize, target.lanes(dtype)
         self._copies: list[tuple[int, ...]] = []
         self._places: list[tuple[int, int]] = []
@@ -133,21 +133,23 @@ class Packing:
             into += depth * step
 
     @lazy
-    def _ready(self) -> tuple[Array, Array, Array, Array]:
-        """The frame of the copies, their table, the fields of the addresses of what they write, and where that is."""
-        call, table = np.zeros(f.OUTER_SIZE, np.int64), np.array(self._copies, np.int64)
-        assert table.shape == (len(self._copies), f.COPY_FIELDS)
-        call[f.COPIES] = address(table)
-        fields, begins = np.array(self._places, np.int64).T.copy()
-        return call, table, fields, begins
+    def _ready(self) -> tuple[Array, Array, Array]:
+        """The frame with addresses from the begin of the memory on, which fields these are; the frame of the copies."""
+        frame, places, table = self.frame.copy(), np.zeros_like(self.frame), self._table
+        for field, begin in self._places:
+            frame[field], places[field] = begin, 1
+        call = np.zeros(f.OUTER_SIZE, np.int64)
+        (call[f.KERNEL], call[f.PROGRAM]), call[f.COPIES] = self._kernel, address(table)
+        return frame, places, call
 
-    def pack(self, native: Native, kernel: KernelOf, weights: Sequence[Array]) -> tuple[Array, Any]:
-        """The frame with packed weights, and what holds these; ``weights`` are C-contiguous, by number."""
-        call, table, fields, begins = self._ready
-        memory, frame, call = held(self.nbytes), self.frame.copy(), call.copy()
-        sources = np.array([address(weight) for weight in weights], np.int64)
-        call[f.KERNEL], call[f.PROGRAM] = kernel
+    @lazy
+    def _table(self) -> Array:
+        return np.array(self._copies, np.int64).reshape(-1, f.COPY_FIELDS)
+
+    def pack(self, native: Native, sources: Array) -> tuple[Array, Any]:
+        """The frame with packed weights, and what holds these; their addresses come by number."""
+        frame, places, call = self._ready
+        memory, call = held(self.nbytes), call.copy()
         call[f.COPY_SOURCES], call[f.COPY_MEMORY] = address(sources), memory.address
-        native.run(call, 0, len(table), 0, 0)
-        frame[fields] = begins + memory.address
-        return frame, memory
+        native.run(call, 0, len(self._copies), 0, 0)
+        return frame + places * memory.address, memory

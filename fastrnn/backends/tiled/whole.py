@@ -22,7 +22,6 @@ from fastrnn.reuse import LEAST
 if TYPE_CHECKING:
     from fastrnn.backends.tiled.backend import Tape
     from fastrnn.backends.tiled.form import Form
-    from fastrnn.backends.tiled.pack import TiledPack
 
 ROOMS = 16  # small ones that are kept
 PASSES = 3  # over the weights, on the way back: of the recurrence, of the input's gradients, and of the weights' own
@@ -44,7 +43,7 @@ class WholeBackward:
         self._operands = _operands_of(form)
         if self._sums:
             self._operands.append((f.OF_GRADIENT, 0, 0, form.gradient_stride))
-        self._tables: dict[int, tuple[Array, ...]] = {}  # by the number of threads
+        self._runs: dict[int, tuple[Callable[..., int], int]] = {}  # by the number of threads
         self._row_sizes = (*form.state_strides, form.gradient_stride, len(self._operands))
 
     def __call__(
@@ -56,26 +55,24 @@ class WholeBackward:
         The scan is by a team or, ``apart``, each thread has rows of its own. It returns what `Native.team_on` does.
         """
         pack, rows = tape.pack, tape.rows
-        run, size = pack.backs.get(members) or self._made(pack, members)
+        run, size = self._runs.get(members) or self._made(pack.form, members)
         sizes = size, rows.batch, rows.total, self._row_sizes  # what `_sizes` depends on
         room = _rooms.pop(sizes, None) or Room(size, *self._sizes(pack.form, rows))
         found = run(
-            rows.table, tape.x, dy, dx, tape.room.places, state, at, tape.reverse,
+            pack.training_frame, rows.table, tape.x, dy, dx, tape.room.places, state, at, tape.reverse,
             tuple([into[name] for name in self._names]), room.places, boxes, members, apart,
         )  # fmt: skip
         _keep(sizes, room)
         return found
 
-    def _made(self, pack: TiledPack, members: int) -> tuple[Callable[..., int], int]:
+    def _made(self, form: Form, members: int) -> tuple[Callable[..., int], int]:
         """What runs with so many members, see `Native.bound_back`, and the bytes it needs whatever the rows."""
-        tables = self._tables.get(members)
-        if tables is None:
-            tables = self._tables[members] = self.tables(pack.form, members)
+        tables = self.tables(form, members)
         frames, calls = tables[0], len(tables[0])
         counters = f.COUNTER_BYTES * (members + 1)
-        numbers = members * pack.training_frame.size + frames.size + 4 * max(calls, members) + len(self._names)
-        found = pack.form.native.bound_back(pack.training_frame, tables), counters + 8 * numbers
-        pack.backs[members] = found
+        numbers = members * form.backward.frame.size + frames.size + 4 * max(calls, members) + len(self._names)
+        found = form.native.bound_back(tables), counters + 8 * numbers
+        self._runs[members] = found
         return found
 
     def _sizes(self, form: Form, rows: Rows) -> list[int]:
