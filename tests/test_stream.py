@@ -14,7 +14,7 @@ from sharing import share_everything
 
 import fastrnn
 from fastrnn.backends import load, numpy_
-from fastrnn.backends.tiled import crew, pack
+from fastrnn.backends.tiled import crew, form
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.steps import LongSteps
 from fastrnn.reuse import address
@@ -271,7 +271,7 @@ def test_a_step_of_very_many_rows_is_cut(
 ) -> None:
     """So that Ctrl-C is answered within it; the bits are the same."""
     whole = np.stack([*map(KINDS[kind](num_layers=num_layers, backend=backend).stream(B).step, x)])
-    monkeypatch.setattr(pack, "PIECE", 1)
+    monkeypatch.setattr(form, "PIECE", 1)
     layer = KINDS[kind](num_layers=num_layers, backend=backend)
     stream = layer.stream(B)
     assert_same(layer, np.stack([*map(stream.step, x)]), whole)
@@ -300,7 +300,7 @@ def test_a_step_uses_the_states_where_they_are(backend: str, name: str, batch: i
 
 
 def test_a_cut_step_into_its_own_input(backend: str, x: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pack, "PIECE", 1)
+    monkeypatch.setattr(form, "PIECE", 1)
     layer = fastrnn.RNN(I, I, backend=backend)
     expected = layer.stream(B).step(x[0])
     for source, target in ((0, 0), (1, 0), (0, 1)):  # the rows that are written are those read, or the ones beside

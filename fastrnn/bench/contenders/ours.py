@@ -92,11 +92,13 @@ def _forward(layer: fastrnn.Recurrent, work: Workload) -> Prepared:
 
 
 def _training(layer: fastrnn.Recurrent, work: Workload) -> Prepared:
-    x, dy, lengths = work.x, work.dy, work.case.lengths
+    """There and back with new weights, as after each step of an optimizer. All others use theirs where they stand."""
+    x, dy, lengths, parameters = work.x, work.dy, work.case.lengths, work.parameters
     results: Any = None
 
     def call() -> None:
         nonlocal results
+        layer.set_parameters(parameters)
         y, state, tape = layer.record(x, None, lengths)
         results = y, state, layer.backward(tape, dy)
 
