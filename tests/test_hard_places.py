@@ -22,7 +22,7 @@ from places import (
 )
 
 pytestmark = pytest.mark.needs("numba")
-KERNELS = 3  # of one call: what packs the weights, forward, and what calls it
+KERNELS = 4  # of one call: what packs the weights, forward, and what calls each of them
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="rights are given up by Linux's means")
 
