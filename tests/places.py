@@ -24,8 +24,8 @@ with warnings.catch_warnings(record=True) as caught:
     y, _ = layer(np.linspace(-4, 4, 24).reshape(4, 2, 3))
 misses = 0
 if layer.backend == "numba":
-    from fastrnn.backends.numba_ import host, scan
-    misses = sum(sum(f.stats.cache_misses.values()) for f in (scan.forward, host.run_on))
+    from fastrnn.backends.numba_ import copies, host, scan
+    misses = sum(sum(f.stats.cache_misses.values()) for f in (copies.copy_weights, host.run, scan.forward, host.run_on))
 print(json.dumps([layer.backend, y.tobytes().hex(), misses, [str(w.message) for w in caught], fastrnn.__file__,
                   sorted(name for name in sys.modules if name.startswith("scipy.linalg"))]))
 """
