@@ -7,10 +7,14 @@ cdef inline void copy_rows(
     """So many rows of ``filled`` bytes."""
     cdef int64_t k
     for k in range(count):
+        fetch_bytes(address_of(into) + F_COPY_ROWS_AHEAD * into_step, 1)
+        fetch_bytes(address_of(source) + F_COPY_ROWS_AHEAD * source_step, 1)
         if filled == ALIGNMENT:  # then it takes an instruction or some
-            memcpy(into + k * into_step, source + k * source_step, ALIGNMENT)
+            memcpy(into, source, ALIGNMENT)
         else:
-            memcpy(into + k * into_step, source + k * source_step, filled)
+            memcpy(into, source, filled)
+        into += into_step
+        source += source_step
 
 
 cdef inline void copy_column(char *into, const char *source, int64_t size, int64_t count) noexcept nogil:
@@ -49,7 +53,7 @@ cdef void copy_weights(
                 count = lesser(values, depth - k)
                 for unit in range(copy[F_COPY_UNITS]):
                     line = source + unit * copy[F_COPY_UNIT_STEP] + k * size
-                    fetch_bytes(address_of(line) + F_COPY_AHEAD * ALIGNMENT, 1)
+                    fetch_bytes(address_of(line) + F_COPY_LINES_AHEAD * ALIGNMENT, 1)
                     copy_column(square + unit * size, line, size, count)
                 copy_rows(into + k * into_step, into_step, square, ALIGNMENT, count, filled)
                 k += values

@@ -13,8 +13,11 @@ from cases import COMPILED, DTYPES, assert_same_bits, compiled
 from conformance import backend_of, make_layer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sharing import share_everything
 
 import fastrnn
+from fastrnn.backends.tiled import backend as backends
+from fastrnn.backends.tiled import crew as crews
 from fastrnn.backends.tiled import packing as packings
 from fastrnn.backends.tiled.form import Form
 from fastrnn.backends.tiled.packing import Block, Matrix, Packing
@@ -82,7 +85,8 @@ def test_every_value_is_where_the_tile_reads_it(
     packing.add_products(FIELD, matrices, stage)
     before = packing.nbytes
     packing.add_vectors(1, [0, None], 1, 2)
-    frame, held = packing.pack(native, np.array([address(weight) for weight in weights], np.int64))
+    sources = np.array([address(weight) for weight in weights], np.int64)
+    frame, held = packing.pack(sources, lambda whole, call: native.run(call, 0, whole.count, 0, 0))
     assert not frame[[2, *range(FIELD + 2, len(frame))]].any()
     assert not any(address % 64 for address in frame[[FIELD, FIELD + 1]])
 
@@ -100,31 +104,69 @@ def test_every_value_is_where_the_tile_reads_it(
     assert held.size >= packing.nbytes
 
 
-@compiled
-@pytest.mark.parametrize("cell", ["lstm", "gru", "gru_reset_before", "lstm_projected", "lstm_peephole"])
-@pytest.mark.parametrize("bias", [True, False])
-def test_memory_that_was_used_before_gives_the_same(
-    backend: str, cell: str, bias: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All of it is written: whatever stood there, outputs and gradients are the same."""
+def answers(cell: str, bias: bool, backend: str) -> list[np.ndarray]:
+    """Outputs and gradients of a new layer."""
     options: dict[str, Any] = {"proj_size": 3} if cell == "lstm_projected" else {}
+    layer = make_layer(cell, 5, 21, bias=bias, backend=backend, **options)
+    y, state, tape = layer.record(np.random.default_rng(1).normal(size=(6, 9, 5)))
+    back = layer.backward(tape, y)
+    return [y, *(state if isinstance(state, tuple) else [state]), back.x, *back.parameters.values()]
 
-    def answers() -> list[np.ndarray]:
-        layer = make_layer(cell, 5, 21, bias=bias, backend=backend, **options)
-        y, state, tape = layer.record(np.random.default_rng(1).normal(size=(6, 9, 5)))
-        back = layer.backward(tape, y)
-        return [y, *(state if isinstance(state, tuple) else [state]), back.x, *back.parameters.values()]
 
-    expected, real = answers(), packings.held
+@pytest.fixture
+def dirty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packs are made where there was something else before: NaN, whatever the type."""
+    real = packings.held
 
-    def dirty(size: int) -> Any:
+    def held(size: int) -> Any:
         memory = real(size)
-        ctypes.memset(memory.address, 0xFF, size)  # NaN, whatever the type
+        ctypes.memset(memory.address, 0xFF, size)
         return memory
 
-    monkeypatch.setattr(packings, "held", dirty)
-    for one, other in zip(answers(), expected, strict=True):
+    monkeypatch.setattr(packings, "held", held)
+
+
+CELLS = ["lstm", "gru", "gru_reset_before", "lstm_projected", "lstm_peephole"]
+
+
+@compiled
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("bias", [True, False])
+def test_all_memory_is_written(backend: str, cell: str, bias: bool, request: pytest.FixtureRequest) -> None:
+    expected = answers(cell, bias, backend)
+    request.getfixturevalue("dirty")
+    for one, other in zip(answers(cell, bias, backend), expected, strict=True):
         assert_same_bits(one, other)
+
+
+@compiled
+@pytest.mark.parametrize("cell", CELLS)
+def test_threads_make_all_copies(backend: str, cell: str, dirty: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = answers(cell, True, backend)
+    monkeypatch.setattr(backends, "LEAST_SHARED", 0)
+    took: list[int] = []
+    monkeypatch.setattr(crews.Crew, "seen", lambda crew, members: took.append(members))
+    with share_everything():
+        for threads in (2, 3, 40):
+            with fastrnn.threads(threads):
+                for _ in range(3):
+                    for one, other in zip(answers(cell, True, backend), expected, strict=True):
+                        assert_same_bits(one, other)
+    assert max(took) > 1
+
+
+@compiled
+@pytest.mark.parametrize(("hidden", "threads", "expected"), [(64, 2, 0), (256, 2, 2), (256, 1, 0)])
+def test_who_packs(backend: str, hidden: int, threads: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few weights are packed alone: to hand over a part takes longer."""
+    asked: list[int] = []
+    real = crews.Crew.copy
+    monkeypatch.setattr(crews.Crew, "copy", lambda crew, *given: asked.append(given[-1]) or real(crew, *given))
+    layer = fastrnn.LSTM(hidden, hidden, backend=backend)
+    with fastrnn.threads(threads):
+        y, _, tape = layer.record(np.zeros((1, 1, hidden), np.float32))
+        layer.backward(tape, y)
+    assert asked == [threads] * expected
 
 
 @compiled

@@ -41,10 +41,13 @@ def value_bytes(_context: Any, program: Any) -> Any:
 def copy_rows(into, into_step, source, source_step, count, filled):  # type: ignore[no-untyped-def]
     """So many rows of ``filled`` bytes."""
     for k in range(count):
+        to, at = into + k * into_step, source + k * source_step
+        fetch_line(to + f.COPY_ROWS_AHEAD * into_step)
+        fetch_line(at + f.COPY_ROWS_AHEAD * source_step)
         if filled == CACHE_LINE:  # then it takes an instruction
-            copy_bytes(into + k * into_step, source + k * source_step, CACHE_LINE)
+            copy_bytes(to, at, CACHE_LINE)
         else:
-            copy_bytes(into + k * into_step, source + k * source_step, filled)
+            copy_bytes(to, at, filled)
 
 
 @compiled
@@ -68,7 +71,7 @@ def copy_weights(program, here, low, high, _start, _stop):  # type: ignore[no-un
                 count = min(CACHE_LINE // size, depth - k)
                 for unit in range(units):
                     line = source + unit * unit_step + k * size
-                    fetch_line(line + f.COPY_AHEAD * CACHE_LINE)
+                    fetch_line(line + f.COPY_LINES_AHEAD * CACHE_LINE)
                     for column in range(count):
                         copy_value(program, square + column * CACHE_LINE + unit * size, line + column * size)
                 copy_rows(into + k * into_step, into_step, square, CACHE_LINE, count, filled)

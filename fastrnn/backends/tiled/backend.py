@@ -14,11 +14,13 @@ from fastrnn.backends.tiled.box import NOBODY
 from fastrnn.backends.tiled.form import Form
 from fastrnn.backends.tiled.native import Native
 from fastrnn.backends.tiled.pack import TiledPack
+from fastrnn.backends.tiled.packing import Packing
 from fastrnn.backends.tiled.room import Room, spaced
 from fastrnn.backends.tiled.scan import Scan
 from fastrnn.equations import Sizes
 from fastrnn.plan import Plan
 from fastrnn.record import Record, lazy
+from fastrnn.threads import get_num_threads
 
 if TYPE_CHECKING:
     from fastrnn.backends.tiled.backward import BackwardScan
@@ -47,6 +49,7 @@ class Tape(Record):
 
 
 NO_TAPE = np.empty(0, np.int64)  # the places of its room
+LEAST_SHARED = 1 << 18  # bytes of packed weights below which several threads are never worth it
 
 
 class TiledBackend:
@@ -77,7 +80,16 @@ class TiledBackend:
         self, plan: Plan, names: Sequence[str], sizes: Sizes, dtype: np.dtype[Any]
     ) -> Callable[[Mapping[str, Array]], TiledPack]:
         """See the contract."""
-        return partial(TiledPack, Form(self.native, self.native.program(plan, np.dtype(dtype)), sizes, names))
+        form = Form(self.native, self.native.program(plan, np.dtype(dtype)), sizes, names)
+        return partial(TiledPack, form, self.copy)
+
+    def copy(self, packing: Packing, frame: Array) -> None:
+        """Make the copies of a packing, on as many threads as that is worth."""
+        threads = get_num_threads()
+        if threads > 1 and packing.nbytes >= LEAST_SHARED:
+            self.crew.copy(frame, packing.ends, threads)
+        else:
+            self.native.run(frame, 0, packing.count, 0, 0)
 
     def tape(self, pack: TiledPack, rows: Rows, x: Array, reverse: bool) -> Tape:
         """See the contract."""

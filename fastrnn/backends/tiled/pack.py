@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,17 @@ from fastrnn.reuse import address
 class TiledPack:
     """Weights of one form. Each frame is packed when it is first asked for: who only goes forward needs one."""
 
-    def __init__(self, form: Form, parameters: Mapping[str, Array]) -> None:
+    def __init__(
+        self, form: Form, copy: Callable[[Packing, Array], None], parameters: Mapping[str, Array]
+    ) -> None:  # fmt: skip
+        self._copy = copy  # what makes the copies of a packing, given their frame
         self.form, self.plan, self.sizes, self.dtype = form, form.plan, form.sizes, form.dtype
         self._weights = [np.ascontiguousarray(parameters[name], form.dtype) for name in form.shapes]
         self._sources = np.array([address(weight) for weight in self._weights], np.int64)
         self._held: list[Any] = []
 
     def _packed(self, packing: Packing) -> Array:
-        frame, memory = packing.pack(self.form.native, self._sources)
+        frame, memory = packing.pack(self._sources, self._copy)
         self._held.append(memory)
         return frame
 

@@ -6,14 +6,14 @@ go through that list, in compiled code, for training packs after every step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastrnn.backends.contract import Array
 from fastrnn.backends.tiled import frame as f
-from fastrnn.backends.tiled.native import KernelOf, Native
+from fastrnn.backends.tiled.native import KernelOf
 from fastrnn.backends.tiled.room import ALIGNMENT, padded
 from fastrnn.backends.tiled.stage import TileStage
 from fastrnn.backends.tiled.tail import tail_vectors
@@ -64,6 +64,11 @@ class Packing:
         self._target, self._size, self._lanes = target, dtype.itemsize, target.lanes(dtype)
         self._copies: list[tuple[int, ...]] = []
         self._places: list[tuple[int, int]] = []
+
+    @property
+    def count(self) -> int:
+        """How many copies there are."""
+        return len(self._copies)
 
     def _place(self, field: int, values: int) -> int:
         """Room for so many values, whose address goes into a field; where it begins."""
@@ -135,21 +140,29 @@ class Packing:
     @lazy
     def _ready(self) -> tuple[Array, Array, Array]:
         """The frame with addresses from the begin of the memory on, which fields these are; the frame of the copies."""
-        frame, places, table = self.frame.copy(), np.zeros_like(self.frame), self._table
+        frame, places, call = self.frame.copy(), np.zeros_like(self.frame), np.zeros(f.OUTER_SIZE, np.int64)
         for field, begin in self._places:
             frame[field], places[field] = begin, 1
-        call = np.zeros(f.OUTER_SIZE, np.int64)
-        (call[f.KERNEL], call[f.PROGRAM]), call[f.COPIES] = self._kernel, address(table)
+        (call[f.KERNEL], call[f.PROGRAM]), call[f.COPIES] = self._kernel, address(self._table)
         return frame, places, call
 
     @lazy
     def _table(self) -> Array:
         return np.array(self._copies, np.int64).reshape(-1, f.COPY_FIELDS)
 
-    def pack(self, native: Native, sources: Array) -> tuple[Array, Any]:
-        """The frame with packed weights, and what holds these; their addresses come by number."""
+    @lazy
+    def ends(self) -> Array:
+        """How many bytes are written by the end of each copy."""
+        written: Array = np.cumsum(self._table[:, f.COPY_LANES] * self._table[:, f.COPY_DEPTH]) * self._size
+        return written
+
+    def pack(self, sources: Array, run: Callable[[Packing, Array], None]) -> tuple[Array, Any]:
+        """The frame with packed weights, and what holds these. The weights come as their addresses, by number.
+
+        ``run`` makes all copies, given their frame.
+        """
         frame, places, call = self._ready
         memory, call = held(self.nbytes), call.copy()
         call[f.COPY_SOURCES], call[f.COPY_MEMORY] = address(sources), memory.address
-        native.run(call, 0, len(self._copies), 0, 0)
+        run(self, call)
         return frame + places * memory.address, memory
