@@ -44,8 +44,7 @@ class lazy(Generic[Value]):
     def __get__(self, owner: object | None, kind: type) -> Value | lazy[Value]:
         if owner is None:
             return self
-        value = self.make(owner)
-        owner.__dict__[self.name] = value
+        value: Value = owner.__dict__.setdefault(self.name, self.make(owner))  # of two threads' values all see one
         return value
 
 

@@ -2,13 +2,13 @@
 
 
 cdef inline void copy_rows(
-    char *into, int64_t into_step, const char *source, int64_t source_step, int64_t count,
+    char *into, int64_t into_step, const char *source, int64_t source_step, int64_t ahead, int64_t count,
     int64_t filled) noexcept nogil:
-    """So many rows of ``filled`` bytes."""
+    """So many rows of ``filled`` bytes; what is so many bytes ahead is fetched."""
     cdef int64_t k
     for k in range(count):
         fetch_bytes(address_of(into) + F_COPY_ROWS_AHEAD * into_step, 1)
-        fetch_bytes(address_of(source) + F_COPY_ROWS_AHEAD * source_step, 1)
+        fetch_bytes(address_of(source) + ahead, 1)
         if filled == ALIGNMENT:  # then it takes an instruction or some
             memcpy(into, source, ALIGNMENT)
         else:
@@ -36,8 +36,8 @@ cdef void copy_weights(
     cdef const char *source
     cdef const char *line
     cdef char *into
-    cdef char square[1024]  # a line of each unit, of values of 4 bytes or of 8
-    cdef int64_t number, k, unit, count, depth, into_step, filled, rest, values = ALIGNMENT // size
+    cdef char square[1024]  # a line for each value of a line, of which there are 16 or 8
+    cdef int64_t number, k, unit, count, depth, into_step, step, filled, rest, values = ALIGNMENT // size
     for number in range(low, high):
         copy = words(frame[F_COPIES]) + F_COPY_FIELDS * number
         source = <const char *>words(words(frame[F_COPY_SOURCES])[copy[F_COPY_WEIGHT]] + copy[F_COPY_BEGIN])
@@ -45,7 +45,8 @@ cdef void copy_weights(
         into_step, depth, filled = copy[F_COPY_INTO_STEP], copy[F_COPY_DEPTH], copy[F_COPY_UNITS] * size
         rest = copy[F_COPY_LANES] * size - filled
         if copy[F_COPY_UNIT_STEP] == size:
-            copy_rows(into, into_step, source, copy[F_COPY_DEPTH_STEP], depth, filled)
+            step = copy[F_COPY_DEPTH_STEP]
+            copy_rows(into, into_step, source, step, F_COPY_ROWS_AHEAD * step, depth, filled)
         else:
             # A cache line of each unit, turned round nearby, is read once and written in whole rows.
             k = 0
@@ -55,7 +56,7 @@ cdef void copy_weights(
                     line = source + unit * copy[F_COPY_UNIT_STEP] + k * size
                     fetch_bytes(address_of(line) + F_COPY_LINES_AHEAD * ALIGNMENT, 1)
                     copy_column(square + unit * size, line, size, count)
-                copy_rows(into + k * into_step, into_step, square, ALIGNMENT, count, filled)
+                copy_rows(into + k * into_step, into_step, square, ALIGNMENT, 0, count, filled)
                 k += values
         if rest > 0:
             for k in range(depth):

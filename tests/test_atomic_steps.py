@@ -309,15 +309,16 @@ def test_a_parameter_counts_from_the_next_step_on(backend: str) -> None:
 
 
 @compiled
-@pytest.mark.parametrize("count", [0, 7, 9])
+@pytest.mark.parametrize("count", [0, 8, 10])
 def test_a_call_of_too_few_or_many_arguments_is_none(backend: str, count: int) -> None:
     """Compiled code finds its arguments where Python has put them."""
     layer = fastrnn.RNN(8, 8, backend=backend)
     layer(X)
     (pack,) = layer._packs()
     rows, y, final = plain_rows(6, 2), np.full((6, 2, 8), np.nan, np.float32), (np.zeros((1, 2, 8), np.float32),)
-    given = [rows.table, X, y, (), final, 0, False, NO_TAPE, None]
-    assert pack.run(*given[:count]) == 0
+    given = [pack.frame, rows.table, X, y, (), final, 0, False, NO_TAPE, None]
+    run_on = pack.form.native.run_on
+    assert run_on(*given[:count]) == 0
     assert np.isnan(y).all()
-    assert pack.run(*given[:8]) == 1
+    assert run_on(*given[:9]) == 1
     np.testing.assert_array_equal(y, layer(X)[0])

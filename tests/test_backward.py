@@ -212,7 +212,7 @@ def test_who_has_gone_to_sleep_is_called_before_the_next_piece(backend: str, mon
 @compiled
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_what_the_frames_of_products_point_at_stays(backend: str, dtype: str) -> None:
-    """They outlive the pack they were made with, as other packs of the layer use them, too: so must the one in them."""
+    """All packs of the layer use them: so must the one in them."""
     made = fastrnn.LSTM(3, 4, backend=backend, dtype=dtype)._packs()[0].form.gradient_calls[0]
     one = form.ONES[np.dtype(dtype).itemsize]
     assert made[-1, frame.OUTER_A] == address(one) and one.dtype == dtype and one.tolist() == [1.0]

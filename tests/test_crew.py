@@ -393,6 +393,7 @@ def test_a_step_of_some_length_wakes_workers_at_its_begin(name: str, worth: int,
     stream = fastrnn.LSTM(8, 64, backend=name).stream(3)  # 55 296 multiply-adds
     x, y = np.zeros((3, 8), np.float32), np.empty((3, 64), np.float32)
     backend: Any = load(name)
+    assert stream.layer._packs()[0].frame.any()  # packed before, by nobody else
     done: list[str] = []
 
     def noted(what: str, found: Any = None) -> mock.Mock:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,11 +19,12 @@ from hypothesis import strategies as st
 from sharing import share_everything
 
 import fastrnn
-from fastrnn.backends.tiled import backend as backends
-from fastrnn.backends.tiled import crew as crews
+from fastrnn.backends.tiled import backend as tiled
+from fastrnn.backends.tiled import copying
+from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled import packing as packings
 from fastrnn.backends.tiled.form import Form
-from fastrnn.backends.tiled.packing import Block, Matrix, Packing
+from fastrnn.backends.tiled.packing import Block, Copies, Matrix, Packing
 from fastrnn.backends.tiled.stage import Rows, TileProduct, TileStage
 from fastrnn.backends.tiled.target import Target
 from fastrnn.reuse import address
@@ -80,15 +84,22 @@ def test_every_value_is_where_the_tile_reads_it(
         weights = [rng.normal(size=(sums * units, depth)).astype(dtype)]
         matrices = [Matrix([Block(0, s * units, units, depth)]) for s in range(sums)]
         found = [weights[0][s * units : (s + 1) * units] for s in range(sums)]
-    packing = Packing(np.zeros(FIELD + 4, np.int64), native.copying(kind), target, kind)
-    packing.add_vectors(0, [None], 0, 3)
-    packing.add_products(FIELD, matrices, stage)
-    before = packing.nbytes
-    packing.add_vectors(1, [0, None], 1, 2)
-    sources = np.array([address(weight) for weight in weights], np.int64)
-    frame, held = packing.pack(sources, lambda whole, call: native.run(call, 0, whole.count, 0, 0))
+    copies = Copies(target, kind)
+    copies.add_vectors(0, [None], 0, 3)
+    copies.add_products(FIELD, matrices, stage)
+    before = copies.nbytes
+    copies.add_vectors(1, [0, None], 1, 2)
+    packing = Packing(np.zeros(FIELD + 4, np.int64), copies, native.copying(kind))
+
+    def one_by_one(whole: Packing, call: np.ndarray) -> None:
+        """The last one first, where there was something else before: what writes elsewhere is not mended."""
+        ctypes.memset(int(call[f.COPY_MEMORY]), 0xFF, whole.nbytes)
+        for number in reversed(range(whole.count)):
+            native.run(call, number, number + 1, 0, 0)
+
+    frame, held = packing.pack(np.array([address(weight) for weight in weights], np.int64), one_by_one)
     assert not frame[[2, *range(FIELD + 2, len(frame))]].any()
-    assert not any(address % 64 for address in frame[[FIELD, FIELD + 1]])
+    assert not any(at % 64 for at in frame[[FIELD, FIELD + 1]])
 
     def expected(at: Any) -> list[float]:
         return [found[s][unit, k] if unit < units else 0.0 for s, unit, k in at]
@@ -139,34 +150,90 @@ def test_all_memory_is_written(backend: str, cell: str, bias: bool, request: pyt
         assert_same_bits(one, other)
 
 
+@pytest.fixture
+def took(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many threads have taken part in each list of copies that Python asked for."""
+    found: list[int] = []
+    real = copying.make_copies
+
+    def noted(crew: Any, *given: Any) -> None:
+        with pytest.MonkeyPatch.context() as inside:
+            inside.setattr(crew, "seen", found.append)
+            real(crew, *given)
+
+    monkeypatch.setattr(copying, "make_copies", noted)
+    return found
+
+
 @compiled
 @pytest.mark.parametrize("cell", CELLS)
-def test_threads_make_all_copies(backend: str, cell: str, dirty: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_make_all_copies(backend: str, cell: str, dirty: None, took: list[int]) -> None:
     expected = answers(cell, True, backend)
-    monkeypatch.setattr(backends, "LEAST_SHARED", 0)
-    took: list[int] = []
-    monkeypatch.setattr(crews.Crew, "seen", lambda crew, members: took.append(members))
     with share_everything():
         for threads in (2, 3, 40):
             with fastrnn.threads(threads):
-                for _ in range(3):
+                for _ in range(5):
                     for one, other in zip(answers(cell, True, backend), expected, strict=True):
                         assert_same_bits(one, other)
     assert max(took) > 1
 
 
 @compiled
-@pytest.mark.parametrize(("hidden", "threads", "expected"), [(64, 2, 0), (256, 2, 2), (256, 1, 0)])
-def test_who_packs(backend: str, hidden: int, threads: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few weights are packed alone: to hand over a part takes longer."""
-    asked: list[int] = []
-    real = crews.Crew.copy
-    monkeypatch.setattr(crews.Crew, "copy", lambda crew, *given: asked.append(given[-1]) or real(crew, *given))
-    layer = fastrnn.LSTM(hidden, hidden, backend=backend)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_there_are_checkpoints(
+    backend: str, dirty: None, threads: int, took: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the threads: much is copied in pieces, with one after each."""
+    expected = answers("lstm", True, backend)
+    came: list[None] = []
+    monkeypatch.setattr(copying, "checkpoint", lambda: came.append(None))
+    monkeypatch.setattr(copying, "MOST", 10_000)
+    monkeypatch.setattr(tiled, "SHORT", 0)
     with fastrnn.threads(threads):
-        y, _, tape = layer.record(np.zeros((1, 1, hidden), np.float32))
-        layer.backward(tape, y)
-    assert asked == [threads] * expected
+        found = answers("lstm", True, backend)
+        (pack,) = make_layer("lstm", 5, 21, backend=backend)._packs()
+    for one, other in zip(found, expected, strict=True):
+        assert_same_bits(one, other)
+    assert len(came) == len(took) == sum(-(-one.nbytes // 10_000) for one in (pack.form.forward, pack.form.backward))
+    assert len(came) > 2
+
+
+@compiled
+def test_who_packs_alone_has_called_nobody(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows is the first call after a pause, for which threads are woken if it is long; else it is not."""
+    with fastrnn.threads(2):
+        layer = fastrnn.LSTM(64, 64, backend=backend)
+        crew = layer._stack.layers[0].backend.crew  # type: ignore[attr-defined]
+        crew.last = 0.0
+        assert layer._packs()[0].frame.any()
+        assert crew.last == 0.0
+        with share_everything():
+            assert layer._packs()[0].training_frame.any()
+        assert crew.last > 0.0
+
+
+@compiled
+def test_threads_that_begin_at_once(backend: str) -> None:
+    """Each of them may be the first to pack, both ways and directions; all get the same."""
+    x = np.random.default_rng(0).normal(size=(5, 3, 4)).astype(np.float32)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(20):
+            layer, ready = fastrnn.LSTM(4, 9, bidirectional=True, backend=backend), threading.Barrier(4)
+
+            def there_and_back(_: int, layer: Any = layer, ready: Any = ready) -> list[np.ndarray]:
+                ready.wait()
+                y, _, tape = layer.record(x)
+                return [y, *layer.backward(tape, y).parameters.values()]
+
+            with ThreadPoolExecutor(4) as pool:
+                first, *others = pool.map(there_and_back, range(4))
+            for other in others:
+                for one, value in zip(other, first, strict=True):
+                    assert_same_bits(one, value)
+    finally:
+        sys.setswitchinterval(interval)
 
 
 @compiled

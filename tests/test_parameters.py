@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import threading
 from collections.abc import Callable
@@ -160,6 +161,36 @@ def test_a_kept_tape_is_not_reached(backend: str) -> None:
     layer.parameters[NAME][...] = 0.0
     layer(X)
     np.testing.assert_array_equal(layer.backward(tape, y).x, expected)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_a_tape_that_first_goes_back_after_a_change(backend: str, way: Callable[[Any, np.ndarray], None]) -> None:
+    """What backward needs of the weights is made when it is called: of those that the tape was recorded with."""
+    layer, twin = layer_of(backend), layer_of(backend)
+    held = layer.parameters[NAME]
+    y, _, tape = layer.record(X)
+    way(layer, held)
+    layer(X)
+    way(layer, held)
+    _, _, other = twin.record(X)
+    expected, found = twin.backward(other, y), layer.backward(tape, y)
+    np.testing.assert_array_equal(found.x, expected.x)
+    for name, value in expected.parameters.items():
+        np.testing.assert_array_equal(found.parameters[name], value)
+
+
+def test_what_was_written_is_there_before_any_call(backend: str) -> None:
+    """Also for who asks once more after the array is gone."""
+    layer = layer_of(backend)
+    layer(X)
+    layer.parameters[NAME][0, 0] = 5.0
+    gc.collect()
+    assert layer.parameters[NAME][0, 0] == 5.0
+    gc.collect()
+    assert copy.deepcopy(layer).parameters[NAME][0, 0] == 5.0
+    layer.parameters[NAME][0, 1] = 6.0
+    np.testing.assert_array_equal(layer(X)[0], fresh(layer, backend))
+    assert layer.parameters[NAME][0, :2].tolist() == [5.0, 6.0]
 
 
 def test_parameters_is_a_mapping() -> None:

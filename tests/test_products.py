@@ -142,7 +142,7 @@ def test_products_alone(piece: int, lists: list[list[tuple[int, int, int]]], mon
     monkeypatch.setattr(sums, "PIECE", piece)
     done = mock.Mock()
     monkeypatch.setattr(sums, "checkpoint", done.checkpoint)
-    frames = np.zeros((2, f.OUTER_SIZE), np.int64)
+    frames = np.zeros((2, f.SHORT_SIZE), np.int64)
     frames[:, f.OUTER_WIDTH], frames[:, f.KERNEL] = 10, (0, 1)
     ranges = np.array([(0, 20, 1, 5), (0, 8, 1, 5)], np.int64)
     sums.Products(done, frames, ranges, 4, 28 * 10 * 5, 0, done.finish, None)()

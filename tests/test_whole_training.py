@@ -303,5 +303,3 @@ def test_another_number_of_arguments_does_nothing(backend: str) -> None:
     pack = fastrnn.LSTM(3, 4, backend=backend)._packs()[0]
     run, _ = pack.form.whole._made(pack.form, 1)
     assert run() == run(*[None] * 13) == run(*[None] * 15) == 0
-    native = pack.form.native
-    assert native.run_on() == native.run_on(*[None] * 8) == native.run_on(*[None] * 10) == 0

@@ -151,7 +151,7 @@ class Rows(Record):
 
 
 class Pack(Protocol):
-    """A backend's own copy of the weights of one layer and direction. It never changes once it is made."""
+    """The weights of one layer and direction, as a backend wants them. It never changes once it is made."""
 
     plan: Plan
     sizes: Sizes

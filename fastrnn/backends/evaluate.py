@@ -1,8 +1,8 @@
 """A cell's graph as a list of NumPy calls: one step of forward, one step of backward.
 
 A schedule works on a list of values, one slot a node that some call reads or writes. Slots of leaves are filled by the
-caller before each step; every call reads some slots and fills others. Calls are made once, when a pack is made, so that
-a step is a loop over ready closures.
+caller before each step; every call reads some slots and fills others. Calls are made once for all packs of a layer, so
+that a step is a loop over ready closures.
 """
 
 from __future__ import annotations

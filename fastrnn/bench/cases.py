@@ -198,6 +198,8 @@ _SEQUENCES_BETWEEN = (
     ("lstm", "forward", 128, 7, 100, 333, 2),
     ("gru", "forward", 2000, 4, 40, 200, 2),
     ("lstm", "forward", 32, 16, 1024, 1024, 2),
+    ("rnn", "training", 1, 1, 8, 8, 1),
+    ("lstm", "training", 20, 8, 40, 32, 1),
     ("lstm", "training", 30, 1, 80, 32, 1),
     ("lstm", "training", 63, 7, 40, 100, 1),
     ("lstm", "training", 64, 32, 100, 100, 1),

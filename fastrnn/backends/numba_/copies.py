@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from fastrnn.backends.numba_.compile import compiled, inner
-from fastrnn.backends.numba_.intrinsics import clear_bytes, copy_bytes, fetch_line, keep, whole_numbers
+from fastrnn.backends.numba_.intrinsics import clear_bytes, copy_bytes, fetch_line, whole_numbers, words_on_stack
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.outer import CACHE_LINE
 
@@ -38,12 +37,12 @@ def value_bytes(_context: Any, program: Any) -> Any:
 
 
 @inner
-def copy_rows(into, into_step, source, source_step, count, filled):  # type: ignore[no-untyped-def]
-    """So many rows of ``filled`` bytes."""
+def copy_rows(into, into_step, source, source_step, ahead, count, filled):  # type: ignore[no-untyped-def]
+    """So many rows of ``filled`` bytes; what is so many bytes ahead is fetched."""
     for k in range(count):
         to, at = into + k * into_step, source + k * source_step
         fetch_line(to + f.COPY_ROWS_AHEAD * into_step)
-        fetch_line(at + f.COPY_ROWS_AHEAD * source_step)
+        fetch_line(at + ahead)
         if filled == CACHE_LINE:  # then it takes an instruction
             copy_bytes(to, at, CACHE_LINE)
         else:
@@ -53,9 +52,7 @@ def copy_rows(into, into_step, source, source_step, count, filled):  # type: ign
 @compiled
 def copy_weights(program, here, low, high, _start, _stop):  # type: ignore[no-untyped-def]
     """The copies low .. high - 1 of the list in a frame: see `frame.COPIES`."""
-    frame, size = whole_numbers(here, f.OUTER_SIZE), value_bytes(program)
-    room = np.empty(CACHE_LINE // size * CACHE_LINE, np.uint8)
-    square = room.ctypes.data
+    frame, size, square = whole_numbers(here, f.SHORT_SIZE), value_bytes(program), words_on_stack()
     for number in range(low, high):
         copy = whole_numbers(frame[f.COPIES] + 8 * f.COPY_FIELDS * number, f.COPY_FIELDS)
         source = whole_numbers(frame[f.COPY_SOURCES], copy[f.COPY_WEIGHT] + 1)[copy[f.COPY_WEIGHT]]
@@ -64,7 +61,8 @@ def copy_weights(program, here, low, high, _start, _stop):  # type: ignore[no-un
         units, unit_step, depth = copy[f.COPY_UNITS], copy[f.COPY_UNIT_STEP], copy[f.COPY_DEPTH]
         filled, rest = units * size, (copy[f.COPY_LANES] - units) * size
         if unit_step == size:
-            copy_rows(into, into_step, source, copy[f.COPY_DEPTH_STEP], depth, filled)
+            step = copy[f.COPY_DEPTH_STEP]
+            copy_rows(into, into_step, source, step, f.COPY_ROWS_AHEAD * step, depth, filled)
         else:
             # A cache line of each unit, turned round nearby, is read once and written in whole rows.
             for k in range(0, depth, CACHE_LINE // size):
@@ -74,8 +72,7 @@ def copy_weights(program, here, low, high, _start, _stop):  # type: ignore[no-un
                     fetch_line(line + f.COPY_LINES_AHEAD * CACHE_LINE)
                     for column in range(count):
                         copy_value(program, square + column * CACHE_LINE + unit * size, line + column * size)
-                copy_rows(into + k * into_step, into_step, square, CACHE_LINE, count, filled)
+                copy_rows(into + k * into_step, into_step, square, CACHE_LINE, 0, count, filled)
         if rest > 0:
             for k in range(depth):
                 clear_bytes(into + k * into_step + filled, rest)
-    keep(room)

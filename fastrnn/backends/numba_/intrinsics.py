@@ -12,12 +12,12 @@ from numba.np.arrayobj import populate_array
 from fastrnn.backends.numba_.atomics import I64
 from fastrnn.backends.numba_.compile import inner
 from fastrnn.backends.numba_.vector import Emitter
-from fastrnn.backends.tiled.frame import MOST_MEMBERS
 from fastrnn.backends.tiled.outer import CACHE_LINE, Operands, emit_outer
 from fastrnn.backends.tiled.program import Program
 
 NUMBERS = types.Array(types.int64, 1, "C")
 TABLE = types.Array(types.int64, 2, "C")
+WORDS_ON_STACK = 128  # enough for a team's members (`frame.MOST_MEMBERS`), and for a square of values a line wide
 
 
 @intrinsic(prefer_literal=True)
@@ -85,13 +85,15 @@ def no_bytes(_context: Any) -> Any:
 
 @intrinsic
 def words_on_stack(_context: Any) -> Any:
-    """The address of int64 words that live as long as the function, and cannot be missing.
+    """The address of `WORDS_ON_STACK` int64 words that live as long as the function, and cannot be missing.
 
-    There is one for each member of a team, more than a list needs.
+    They begin on a cache line.
     """
 
     def codegen(_target: Any, builder: Any, _signature: Any, _args: Any) -> Any:
-        return builder.ptrtoint(cgutils.alloca_once(builder, I64, MOST_MEMBERS), I64)
+        words = cgutils.alloca_once(builder, I64, WORDS_ON_STACK)
+        words.align = CACHE_LINE
+        return builder.ptrtoint(words, I64)
 
     return types.int64(), codegen
 

@@ -49,7 +49,7 @@ class Tape(Record):
 
 
 NO_TAPE = np.empty(0, np.int64)  # the places of its room
-LEAST_SHARED = 1 << 18  # bytes of packed weights below which several threads are never worth it
+SHORT = 1 << 20  # bytes of packed weights that one thread copies at once, without more ado
 
 
 class TiledBackend:
@@ -81,15 +81,17 @@ class TiledBackend:
     ) -> Callable[[Mapping[str, Array]], TiledPack]:
         """See the contract."""
         form = Form(self.native, self.native.program(plan, np.dtype(dtype)), sizes, names)
-        return partial(TiledPack, form, self.copy)
+        return partial(TiledPack, form, self.make_copies)
 
-    def copy(self, packing: Packing, frame: Array) -> None:
-        """Make the copies of a packing, on as many threads as that is worth."""
+    def make_copies(self, packing: Packing, frame: Array) -> None:
+        """Make the copies of a packing, given their frame."""
         threads = get_num_threads()
-        if threads > 1 and packing.nbytes >= LEAST_SHARED:
-            self.crew.copy(frame, packing.ends, threads)
-        else:
+        if threads == 1 and packing.nbytes < SHORT:
             self.native.run(frame, 0, packing.count, 0, 0)
+            return
+        from fastrnn.backends.tiled.copying import make_copies
+
+        make_copies(self.crew, packing, frame, threads)
 
     def tape(self, pack: TiledPack, rows: Rows, x: Array, reverse: bool) -> Tape:
         """See the contract."""

@@ -50,8 +50,6 @@ WORTH_TOGETHER = 200_000
 HALVES = 0.6
 WORTH_WAKING = 40_000_000  # multiply-adds of a call for which sleepers are woken: 300 us; with one row, a millisecond
 WORTH_EXPECTING = 25_000_000  # of a call that none can join later: they come before one thread would be half through
-COPIED = 8  # multiply-adds that take as long as to pack a byte of the weights
-PIECES = 4  # for each thread, of copies that several share
 HEAD = 8_000_000  # multiply-adds of a piece while sleepers wake, about as long as they take to come
 COMING = 8_000  # looks for a worker that has been woken, some 0.2 to 0.4 ms
 SOON = 0.002  # seconds within which calls come one upon the other
@@ -374,21 +372,6 @@ class Crew:
             checkpoint()
             self._add_up([product for scan in scans for product in scan.products(start, stop)], members)
         del made
-
-    def copy(self, frame: Array, ends: Array, threads: int) -> None:
-        """Make the copies of a frame (`frame.COPIES`), which by their ends have written so many bytes."""
-        work = COPIED * ends.item(-1)
-        members = self.size(threads, work, WORTH_BINDING)
-        if members == 1:
-            self.native.run(frame, 0, len(ends), 0, 0)
-            return
-        boxes, pieces = self.boxes(members - 1), PIECES * members
-        marks = ends.searchsorted(ends[-1] * np.arange(1, pieces) // pieces)
-        ranges = np.zeros((pieces, 4), np.int64)
-        ranges[1:, 0] = ranges[:-1, 1] = marks
-        ranges[-1, 1] = len(ends)
-        self.gather(members - 1, work)
-        self.seen(self.native.run_list(boxes, np.repeat(frame[None], pieces, 0), ranges, members))
 
     def run_products(self, products: Sequence[Products], threads: int) -> None:
         """Run products of `BackwardScan.products` on as many threads as that is worth."""

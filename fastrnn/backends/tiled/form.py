@@ -15,7 +15,7 @@ from fastrnn.backends.contract import Array
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.frame import state_field
 from fastrnn.backends.tiled.native import KernelOf, Native
-from fastrnn.backends.tiled.packing import Block, Matrix, Packing
+from fastrnn.backends.tiled.packing import Block, Copies, Matrix, Packing
 from fastrnn.backends.tiled.program import Program
 from fastrnn.backends.tiled.room import padded, pitch
 from fastrnn.backends.tiled.stage import TileStage
@@ -38,7 +38,19 @@ PIECE = 2e9  # multiply-adds between two checkpoints: some tens of milliseconds,
 
 
 class Form:
-    """Of a program, sizes, and the names of the parameters that there are."""
+    """Of a program, sizes, and the names of the parameters that there are.
+
+    Attributes
+    ----------
+    weight_count, input_count : int
+        Multiply-adds of one row step, and those of its input products alone.
+    state_strides, kept_stride, gradient_stride : list of int, int
+        Bytes from one row to the next, of each state, and of what forward keeps and backward writes.
+    kept_offsets, gradient_offsets : list of int
+        Where in these rows each column begins, and how wide they are, in values.
+    most_rows : int
+        Row steps between two checkpoints.
+    """
 
     def __init__(self, native: Native, program: Program, sizes: Sizes, names: Sequence[str]) -> None:
         self.native = native
@@ -56,7 +68,7 @@ class Form:
         self.kept_stride, self.gradient_stride = (
             pitch(offsets[-1], size) * size for offsets in (self.kept_offsets, self.gradient_offsets)
         )
-        self.most_rows = max(1, int(PIECE / max(self.weight_count, 1)))  # row steps between two checkpoints
+        self.most_rows = max(1, int(PIECE / max(self.weight_count, 1)))
         self.state_fields = [state_field(k, 0) for k in range(len(cell.states))]
 
     def _offsets(self, widths: tuple[str, ...]) -> list[int]:
@@ -71,39 +83,37 @@ class Form:
     @lazy
     def forward(self) -> Packing:
         """The frame of a forward scan."""
-        packing = self._packing()
-        frame = packing.frame
+        frame, copies = self._frame(), Copies(self.program.target, self.dtype)
         frame[f.KERNEL], frame[f.PROGRAM] = self.native.forward(self.program)
         frame[f.CHUNK] = self._chunk_rows(int(frame[f.PROJECTED_STRIDE]))
-        values, written = int(frame[f.FLAT_INPUT]), self._written_input()
-        packing.add_products(f.INPUT_WEIGHTS, [self._matrix("weight_ih")], self.program.input)
-        packing.add_vectors(f.BIAS, [self._numbers.get("bias")], values, written)
-        self._add_stages(packing, self.plan.forward, self.program.forward)
-        self._add_cell_vectors(packing)
-        return packing
+        copies.add_products(f.INPUT_WEIGHTS, [self._matrix("weight_ih")], self.program.input)
+        copies.add_vectors(f.BIAS, [self._numbers.get("bias")], self.shapes["weight_ih"][0], self._written_input())
+        self._add_stages(copies, self.plan.forward, self.program.forward)
+        self._add_cell_vectors(copies)
+        return Packing(frame, copies, self.native.copying(self.dtype))
 
     @lazy
     def backward(self) -> Packing:
         """The frame of a backward scan: with the transposed weights, and without the others."""
-        layout, size, packing = self.program.layout, self.dtype.itemsize, self._packing()
-        frame = packing.frame
+        layout, size = self.program.layout, self.dtype.itemsize
+        frame, copies = self._frame(), Copies(self.program.target, self.dtype)
         frame[f.KERNEL], frame[f.PROGRAM] = self.native.backward(self.program)
         frame[f.RECORD] = 1
         frame[f.CHUNK] = self._chunk_rows(int(frame[f.GRADIENT_STRIDE]))
-        self._add_stages(packing, self.plan.backward, self.program.backward)
-        self._add_stages(packing, self.plan.finish, self.program.finish)
+        self._add_stages(copies, self.plan.backward, self.program.backward)
+        self._add_stages(copies, self.plan.finish, self.program.finish)
         inputs = [self._matrix("weight_ih", transposed=True)]
-        packing.add_products(f.INPUT_GRADIENT_WEIGHTS, inputs, self.program.input_gradient)
-        self._add_cell_vectors(packing)
+        copies.add_products(f.INPUT_GRADIENT_WEIGHTS, inputs, self.program.input_gradient)
+        self._add_cell_vectors(copies)
         for index, column in enumerate(self.plan.input_columns):
             frame[layout.input_segments + index] = self.gradient_offsets[column] * size
         for product in layout.products():
             if id(product) in layout.segments:
                 for index, (_, column) in enumerate(product.rows):
                     frame[layout.segments[id(product)] + index] = self.gradient_offsets[column] * size
-        return packing
+        return Packing(frame, copies, self.native.copying(self.dtype))
 
-    def _packing(self) -> Packing:
+    def _frame(self) -> Array:
         """A frame with what both kinds of scans need of sizes and strides."""
         cell, sizes, size = self.plan.cell, self.sizes, self.dtype.itemsize
         frame = np.zeros(self.program.layout.size, np.int64)
@@ -121,7 +131,7 @@ class Form:
         values = self.shapes["weight_ih"][0]
         room = padded(max(self._written_input(), values - sizes.hidden_size + self._pads["H"]), self.program.lanes)
         frame[f.FLAT_INPUT], frame[f.PROJECTED_STRIDE] = values, pitch(room, size) * size
-        return Packing(frame, self.native.copying(self.dtype), self.program.target, self.dtype)
+        return frame
 
     def _written_input(self) -> int:
         """How many values of a projected input are written: all gates' as one flat product, a gate after the other."""
@@ -133,14 +143,14 @@ class Form:
         far = self.input_count * self.dtype.itemsize > far_bytes
         return max(far_rows if far else CHUNK_ROWS, CHUNK_BYTES // row_bytes)
 
-    def _add_cell_vectors(self, packing: Packing) -> None:
+    def _add_cell_vectors(self, copies: Copies) -> None:
         vectors = [self._numbers.get(name) for name in self.plan.cell.vectors]
-        packing.add_vectors(f.VECTORS, vectors or [None], self.sizes.hidden_size, self._pads["H"])
+        copies.add_vectors(f.VECTORS, vectors or [None], self.sizes.hidden_size, self._pads["H"])
 
-    def _add_stages(self, packing: Packing, stages: tuple[Stage, ...], tiles: list[TileStage]) -> None:
+    def _add_stages(self, copies: Copies, stages: tuple[Stage, ...], tiles: list[TileStage]) -> None:
         for stage, tile in zip(stages, tiles, strict=True):
             for product in stage.products:
-                packing.add_products(self.program.layout.weights[id(product)], self._matrices(product), tile)
+                copies.add_products(self.program.layout.weights[id(product)], self._matrices(product), tile)
 
     def _matrices(self, product: Product) -> list[Matrix]:
         """The weights of a product, one matrix a sum; transposed, and the gates in one sum, going backward."""
@@ -193,7 +203,7 @@ class Form:
         these the product begins.
         """
         size, parts = self.dtype.itemsize, self.weight_parts
-        frames, ranges = np.zeros((len(parts) + 1, f.OUTER_SIZE), np.int64), np.zeros((len(parts) + 1, 4), np.int64)
+        frames, ranges = np.zeros((len(parts) + 1, f.SHORT_SIZE), np.int64), np.zeros((len(parts) + 1, 4), np.int64)
         frames[:, f.KERNEL], frames[:, f.PROGRAM] = self.outer
         for frame, part in zip(frames, parts, strict=False):
             frame[f.OUTER_A], frame[f.OUTER_A_STRIDE] = part.column * size, self.gradient_stride

@@ -52,7 +52,7 @@ STATE_FIELDS = 16
 # Of a gate it has so many rows, which are columns of a, and after these come the bytes of a gap: see `outer`.
 OUTER_A, OUTER_A_STRIDE, OUTER_B, OUTER_B_OFFSETS, OUTER_COUNT, OUTER_INTO, OUTER_INTO_STRIDE, OUTER_WIDTH = range(8)
 OUTER_GATE_ROWS, OUTER_GAP = range(8, 10)
-OUTER_SIZE = FIRST_STATE
+SHORT_SIZE = FIRST_STATE  # of this frame and the next one, which have no states
 # The frame of the copies that pack weights: addresses of their list, of the weights' addresses, and of the memory.
 COPIES, COPY_SOURCES, COPY_MEMORY = range(3)
 # Of each copy: of which weight, and from where in it; how many units, in how many lanes (the others get zeros), and how

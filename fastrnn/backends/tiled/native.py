@@ -61,7 +61,7 @@ class Native(Protocol):
         as `WholeBackward.tables` has them for so many members.
 
         ``state`` goes in as the gradients of the final states, ``into`` is a tuple of the weights' gradients in the
-        order of the pack, ``room`` where the tables of `WholeBackward`'s room begin. It returns what `team_on` does; 0,
+        order of the form, ``room`` where the tables of `WholeBackward`'s room begin. It returns what `team_on` does; 0,
         and has done nothing, for another number of arguments.
         """
 

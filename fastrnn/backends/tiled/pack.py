@@ -17,26 +17,28 @@ from fastrnn.reuse import address
 class TiledPack:
     """Weights of one form. Each frame is packed when it is first asked for: who only goes forward needs one."""
 
-    def __init__(
-        self, form: Form, copy: Callable[[Packing, Array], None], parameters: Mapping[str, Array]
-    ) -> None:  # fmt: skip
-        self._copy = copy  # what makes the copies of a packing, given their frame
+    def __init__(self, form: Form, copy: Callable[[Packing, Array], None], parameters: Mapping[str, Array]) -> None:
         self.form, self.plan, self.sizes, self.dtype = form, form.plan, form.sizes, form.dtype
+        self._copy = copy  # what makes the copies of a packing, given their frame
         self._weights = [np.ascontiguousarray(parameters[name], form.dtype) for name in form.shapes]
         self._sources = np.array([address(weight) for weight in self._weights], np.int64)
-        self._held: list[Any] = []
-
-    def _packed(self, packing: Packing) -> Array:
-        frame, memory = packing.pack(self._sources, self._copy)
-        self._held.append(memory)
-        return frame
 
     @lazy
     def frame(self) -> Array:
         """The frame of a forward scan."""
-        return self._packed(self.form.forward)
+        return self._forward[0]
 
     @lazy
     def training_frame(self) -> Array:
         """The frame of a backward scan."""
-        return self._packed(self.form.backward)
+        return self._backward[0]
+
+    # Each with what holds its packed weights.
+
+    @lazy
+    def _forward(self) -> tuple[Array, Any]:
+        return self.form.forward.pack(self._sources, self._copy)
+
+    @lazy
+    def _backward(self) -> tuple[Array, Any]:
+        return self.form.backward.pack(self._sources, self._copy)

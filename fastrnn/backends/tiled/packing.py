@@ -1,7 +1,7 @@
 """How the weights of one layer and direction are packed: in the order in which the tile reads them.
 
-That is a list of copies, made once: each takes some rows or columns of a weight to one vector of a block. Packing is to
-go through that list, in compiled code, for training packs after every step.
+That is a list of copies, made once: each takes some rows or columns of a weight to one vector of a block. To pack is to
+go through that list, in compiled code, since training packs after every step.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from fastrnn.backends.tiled.room import ALIGNMENT, padded
 from fastrnn.backends.tiled.stage import TileStage
 from fastrnn.backends.tiled.tail import tail_vectors
 from fastrnn.backends.tiled.target import Target
-from fastrnn.record import lazy
 from fastrnn.reuse import address, held
 
 
@@ -48,32 +47,29 @@ class Matrix(NamedTuple):
         return sum(block.rows for block in self.blocks) if self.transposed else self.blocks[0].width
 
 
-class Packing:
-    """A frame, but for the addresses of the weights, and the copies that pack them, which ``kernel`` makes.
+class Copies:
+    """The list of copies that pack weights, while it is made.
 
     Attributes
     ----------
-    frame : ndarray of int64
-        With zeros where the addresses of weights go.
+    rows : list of tuple of int
+        Each copy, in the fields of `frame.COPY_FIELDS`.
+    places : list of tuple of int
+        Fields of a frame, and from where in the packed weights on there is what they are the address of.
     nbytes : int
         Of the packed weights.
     """
 
-    def __init__(self, frame: Array, kernel: KernelOf, target: Target, dtype: np.dtype[Any]) -> None:
-        self.frame, self.nbytes, self._kernel = frame, 0, kernel
+    def __init__(self, target: Target, dtype: np.dtype[Any]) -> None:
+        self.rows: list[tuple[int, ...]] = []
+        self.places: list[tuple[int, int]] = []
+        self.nbytes = 0
         self._target, self._size, self._lanes = target, dtype.itemsize, target.lanes(dtype)
-        self._copies: list[tuple[int, ...]] = []
-        self._places: list[tuple[int, int]] = []
-
-    @property
-    def count(self) -> int:
-        """How many copies there are."""
-        return len(self._copies)
 
     def _place(self, field: int, values: int) -> int:
         """Room for so many values, whose address goes into a field; where it begins."""
         begin = self.nbytes
-        self._places.append((field, begin))
+        self.places.append((field, begin))
         self.nbytes += padded(values * self._size, ALIGNMENT)
         return begin
 
@@ -82,7 +78,7 @@ class Packing:
         into = self._place(field, len(vectors) * room)
         for vector in vectors:
             weight, values = (0, 0) if vector is None else (vector, count)
-            self._copies.append((weight, 0, values, room, self._size, 1, 0, into, 0))
+            self.rows.append((weight, 0, values, room, self._size, 1, 0, into, 0))
             into += room * self._size
 
     def add_products(self, field: int, matrices: Sequence[Matrix], stage: TileStage) -> None:
@@ -134,35 +130,49 @@ class Packing:
                 begin, unit_step, depth, depth_step = row * of_row + unit * self._size, self._size, rows, of_row
             else:
                 begin, unit_step, depth, depth_step = (row + unit) * of_row, of_row, width, self._size
-            self._copies.append((weight, begin, units, lanes, unit_step, depth, depth_step, into, step))
+            self.rows.append((weight, begin, units, lanes, unit_step, depth, depth_step, into, step))
             into += depth * step
 
-    @lazy
-    def _ready(self) -> tuple[Array, Array, Array]:
-        """The frame with addresses from the begin of the memory on, which fields these are; the frame of the copies."""
-        frame, places, call = self.frame.copy(), np.zeros_like(self.frame), np.zeros(f.OUTER_SIZE, np.int64)
-        for field, begin in self._places:
-            frame[field], places[field] = begin, 1
-        (call[f.KERNEL], call[f.PROGRAM]), call[f.COPIES] = self._kernel, address(self._table)
-        return frame, places, call
 
-    @lazy
-    def _table(self) -> Array:
-        return np.array(self._copies, np.int64).reshape(-1, f.COPY_FIELDS)
+class Packing:
+    """A frame but for where the weights are, and the copies that pack them.
 
-    @lazy
-    def ends(self) -> Array:
-        """How many bytes are written by the end of each copy."""
-        written: Array = np.cumsum(self._table[:, f.COPY_LANES] * self._table[:, f.COPY_DEPTH]) * self._size
-        return written
+    Attributes
+    ----------
+    count : int
+        How many copies there are.
+    nbytes : int
+        Of the packed weights.
+    """
+
+    def __init__(self, frame: Array, copies: Copies, kernel: KernelOf) -> None:
+        self.count, self.nbytes = len(copies.rows), copies.nbytes
+        self._table = np.array(copies.rows, np.int64).reshape(-1, f.COPY_FIELDS)
+        self._frame, self._places = frame, np.zeros_like(frame)  # with addresses from the begin on; where these are
+        for field, begin in copies.places:
+            frame[field], self._places[field] = begin, 1
+        self._call = np.zeros(f.SHORT_SIZE, np.int64)
+        (self._call[f.KERNEL], self._call[f.PROGRAM]), self._call[f.COPIES] = kernel, address(self._table)
+
+    @property
+    def frame_size(self) -> int:
+        """Of the frame, in fields."""
+        return self._frame.size
 
     def pack(self, sources: Array, run: Callable[[Packing, Array], None]) -> tuple[Array, Any]:
         """The frame with packed weights, and what holds these. The weights come as their addresses, by number.
 
         ``run`` makes all copies, given their frame.
         """
-        frame, places, call = self._ready
-        memory, call = held(self.nbytes), call.copy()
+        memory, call = held(self.nbytes), self._call.copy()
         call[f.COPY_SOURCES], call[f.COPY_MEMORY] = address(sources), memory.address
         run(self, call)
-        return frame + places * memory.address, memory
+        return self._frame + self._places * memory.address, memory
+
+    def ranges(self, count: int) -> Array:
+        """So many ranges of the copies that write about as much each, as `Native.run_list` takes them."""
+        written = np.cumsum(self._table[:, f.COPY_LANES] * self._table[:, f.COPY_DEPTH])
+        found = np.zeros((count, 4), np.int64)
+        found[1:, 0] = found[:-1, 1] = written.searchsorted(written[-1] * np.arange(1, count) // count)
+        found[-1, 1] = self.count
+        return found

@@ -70,7 +70,7 @@ class WholeBackward:
         tables = self.tables(form, members)
         frames, calls = tables[0], len(tables[0])
         counters = f.COUNTER_BYTES * (members + 1)
-        numbers = members * form.backward.frame.size + frames.size + 4 * max(calls, members) + len(self._names)
+        numbers = members * form.backward.frame_size + frames.size + 4 * max(calls, members) + len(self._names)
         found = form.native.bound_back(tables), counters + 8 * numbers
         self._runs[members] = found
         return found
@@ -102,8 +102,8 @@ class WholeBackward:
         )
 
 
-# Small rooms that are not in use, the oldest first: to make one anew takes 2 us of some 10. They are no pack's, for
-# there is a new pack after each change of the weights. Each is taken and given back in one operation, in any thread.
+# Small rooms that are not in use, the oldest first: to make one anew takes 2 us of some 10. Each is taken and given
+# back in one operation, in any thread.
 _rooms: dict[tuple[Any, ...], Room] = {}
 
 

@@ -92,7 +92,7 @@ def _forward(layer: fastrnn.Recurrent, work: Workload) -> Prepared:
 
 
 def _training(layer: fastrnn.Recurrent, work: Workload) -> Prepared:
-    """There and back with new weights, as after each step of an optimizer. All others use theirs where they stand."""
+    """There and back with new weights, as after each step of an optimizer. Peers are given theirs once, before."""
     x, dy, lengths, parameters = work.x, work.dy, work.case.lengths, work.parameters
     results: Any = None
 
