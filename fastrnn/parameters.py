@@ -1,10 +1,11 @@
-"""The parameters of a layer: their memory, and the packs made from it, which are never stale.
+"""The parameters of a layer: their values, and the packs made from them, which are never stale.
 
-Who reads ``layer.parameters[name]`` gets an array on the layer's own memory and may write to it, then or much later.
-So the store hands out *leases* on memory of their own: the array's base is a small object that lives as long as the
-array or any view of it. While a parameter's lease is alive, each call compares its memory with the values that were
-there at the last look; when it has died, once more, and then that memory is the values. Packs are made from values,
-which never change, and go on using them: a write that comes between two looks at the memory is found by the next one.
+Who reads ``layer.parameters[name]`` gets an array that is the parameter, and may write to it, then or much later. So
+the store hands out *leases* on memory: the array's base is a small object that lives as long as the array or any view
+of it. While a parameter's lease is alive, each call compares its memory with the values that were there at the last
+look; when it has died, once more. Values never change: where something was written there are others after that look.
+So packs are made of them and go on using them, and a write that comes between two looks at the memory is found by the
+next one.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class ParameterStore:
         self.dtype, self._make = dtype, make
         self.shapes = {name: value.shape for name, value in values.items()}
         self._values = {name: _copy(value, dtype) for name, value in values.items()}  # never written to
-        self._leased: dict[str, tuple[weakref.ref[_Lease], Array]] = {}  # and the memory
+        self._leased: dict[str, tuple[weakref.ref[_Lease], Array]] = {}  # the lease, and its memory
         self._packs: Packs | None = None
         self.current: Packs | None = None  # the packs, while nobody can have written to a parameter since
         self._lock = threading.Lock()

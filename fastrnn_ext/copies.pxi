@@ -9,7 +9,7 @@ cdef inline void copy_rows(
     for k in range(count):
         fetch_bytes(address_of(into) + F_COPY_ROWS_AHEAD * into_step, 1)
         fetch_bytes(address_of(source) + ahead, 1)
-        if filled == ALIGNMENT:  # then it takes an instruction or some
+        if filled == ALIGNMENT:  # then it takes one or a few instructions
             memcpy(into, source, ALIGNMENT)
         else:
             memcpy(into, source, filled)
@@ -36,7 +36,8 @@ cdef void copy_weights(
     cdef const char *source
     cdef const char *line
     cdef char *into
-    cdef char square[1024]  # a line for each value of a line, of which there are 16 or 8
+    cdef char room[1024 + ALIGNMENT]
+    cdef char *square = <char *>words(aligned(address_of(room)))  # a line for each value of a line: of 16, or of 8
     cdef int64_t number, k, unit, count, depth, into_step, step, filled, rest, values = ALIGNMENT // size
     for number in range(low, high):
         copy = words(frame[F_COPIES]) + F_COPY_FIELDS * number

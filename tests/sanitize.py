@@ -20,7 +20,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FLAGS = "-O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
-FILES = ("oracle_match", "gradients", "stream", "threads", "same_bits", "tapes", "denormals", "layers", "checkpoints")
+FILES = (
+    *("oracle_match", "gradients", "stream", "threads", "same_bits", "tapes", "denormals", "layers", "checkpoints"),
+    "packing",
+)
 FORMS = {
     "vectors": f"{FLAGS} -DFASTRNN_NO_INTRINSICS",
     "loops": "-O0 -DFASTRNN_NO_INTRINSICS -DFASTRNN_NO_VECTORS",

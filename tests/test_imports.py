@@ -112,8 +112,8 @@ def test_backends_do_not_know_one_another(module: str) -> None:
     """Nor does the contract know any; the registry names them, and imports them when asked."""
     family = module.split(".")[1]
     compiled = {name: (f"backends.{name}", "backends.tiled") for name in ("numba_", "cython_", "tiled")}
-    own = {**compiled, "numpy_": ("backends.evaluate", "backends.packs", "backends.steps")}.get(family, ())
-    between = {"evaluate": ("backends.steps",), "packs": ("backends.evaluate",)}
+    own = {**compiled, "numpy_": ("backends.evaluate", "backends.numpy_pack", "backends.steps")}.get(family, ())
+    between = {"evaluate": ("backends.steps",), "numpy_pack": ("backends.evaluate",)}
     helpers = {**between, "steps": (), "contract": (), "__init__": ()}.get(family, ())
     assert not under(ours(module), "backends") - under(ours(module), "backends.contract", *own, *helpers) - {"backends"}
 

@@ -6,6 +6,7 @@ import ctypes
 import itertools
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from sharing import share_everything
 
 import fastrnn
+from fastrnn.backends import load
 from fastrnn.backends.tiled import backend as tiled
 from fastrnn.backends.tiled import copying
 from fastrnn.backends.tiled import frame as f
@@ -112,7 +114,7 @@ def test_every_value_is_where_the_tile_reads_it(
     assert frame[FIELD + 1] + len(in_tail) * kind.itemsize <= frame[0] + before == frame[1]
     np.testing.assert_array_equal(values_at(frame[0], 3, dtype), 0)
     np.testing.assert_array_equal(values_at(frame[1], 4, dtype), [weights[0][0, 0], 0, 0, 0])
-    assert held.size >= packing.nbytes
+    del held  # which had to live as long
 
 
 def answers(cell: str, bias: bool, backend: str) -> list[np.ndarray]:
@@ -154,28 +156,28 @@ def test_all_memory_is_written(backend: str, cell: str, bias: bool, request: pyt
 def took(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many threads have taken part in each list of copies that Python asked for."""
     found: list[int] = []
-    real = copying.make_copies
+    real = copying.copy_by_threads
 
     def noted(crew: Any, *given: Any) -> None:
         with pytest.MonkeyPatch.context() as inside:
             inside.setattr(crew, "seen", found.append)
             real(crew, *given)
 
-    monkeypatch.setattr(copying, "make_copies", noted)
+    monkeypatch.setattr(copying, "copy_by_threads", noted)
     return found
 
 
 @compiled
+@pytest.mark.parametrize("threads", [2, 3, 40])
 @pytest.mark.parametrize("cell", CELLS)
-def test_threads_make_all_copies(backend: str, cell: str, dirty: None, took: list[int]) -> None:
-    expected = answers(cell, True, backend)
-    with share_everything():
-        for threads in (2, 3, 40):
-            with fastrnn.threads(threads):
-                for _ in range(5):
-                    for one, other in zip(answers(cell, True, backend), expected, strict=True):
-                        assert_same_bits(one, other)
-    assert max(took) > 1
+def test_threads_make_all_copies(backend: str, cell: str, threads: int, dirty: None, took: list[int]) -> None:
+    """Whoever comes: it is tried until somebody has, which may take a while on a busy machine."""
+    expected, deadline = answers(cell, True, backend), time.monotonic() + 60
+    with share_everything(), fastrnn.threads(threads):
+        while max(took, default=1) == 1:
+            for one, other in zip(answers(cell, True, backend), expected, strict=True):
+                assert_same_bits(one, other)
+            assert time.monotonic() < deadline
 
 
 @compiled
@@ -187,9 +189,9 @@ def test_there_are_checkpoints(
     expected = answers("lstm", True, backend)
     came: list[None] = []
     monkeypatch.setattr(copying, "checkpoint", lambda: came.append(None))
-    monkeypatch.setattr(copying, "MOST", 10_000)
+    monkeypatch.setattr(copying, "PIECE_BYTES", 10_000)
     monkeypatch.setattr(tiled, "SHORT", 0)
-    with fastrnn.threads(threads):
+    with share_everything(), fastrnn.threads(threads):
         found = answers("lstm", True, backend)
         (pack,) = make_layer("lstm", 5, 21, backend=backend)._packs()
     for one, other in zip(found, expected, strict=True):
@@ -199,17 +201,30 @@ def test_there_are_checkpoints(
 
 
 @compiled
-def test_who_packs_alone_has_called_nobody(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What follows is the first call after a pause, for which threads are woken if it is long; else it is not."""
+def test_who_packs_alone_has_called_nobody(backend: str) -> None:
+    """What follows is the first call after a pause, for which threads are woken only if it is long."""
     with fastrnn.threads(2):
-        layer = fastrnn.LSTM(64, 64, backend=backend)
-        crew = layer._stack.layers[0].backend.crew  # type: ignore[attr-defined]
-        crew.last = 0.0
-        assert layer._packs()[0].frame.any()
+        (pack,) = fastrnn.LSTM(256, 256, backend=backend)._packs()
+        crew = load(backend).crew  # type: ignore[attr-defined]
+        crew.last, crew._alone_until = 0.0, 0.0
+        assert crew.worth_packing(pack.form.forward.nbytes)
+        assert pack.frame.any()
         assert crew.last == 0.0
         with share_everything():
-            assert layer._packs()[0].training_frame.any()
+            assert pack.training_frame.any()
         assert crew.last > 0.0
+
+
+@compiled
+@pytest.mark.parametrize(("hidden", "threads", "expected"), [(64, 2, 0), (256, 2, 2), (256, 1, 2), (64, 1, 0)])
+def test_few_weights_are_packed_without_more_ado(
+    backend: str, hidden: int, threads: int, expected: int, took: list[int]
+) -> None:
+    layer = fastrnn.LSTM(hidden, hidden, backend=backend)
+    with fastrnn.threads(threads):
+        y, _, tape = layer.record(np.zeros((1, 1, hidden), np.float32))
+        layer.backward(tape, y)
+    assert len(took) == expected
 
 
 @compiled

@@ -16,7 +16,7 @@ import numpy as np
 
 from fastrnn.backends.contract import TURN, Array, Part, Rows, States, StepOf, cuts, each, step_fits
 from fastrnn.backends.evaluate import PROJECTION, Backward, Forward
-from fastrnn.backends.packs import NumpyPack, packed
+from fastrnn.backends.numpy_pack import NumpyPack, packed
 from fastrnn.backends.steps import Piece, Steps
 from fastrnn.equations import Sizes
 from fastrnn.plan import Plan

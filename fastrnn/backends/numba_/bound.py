@@ -1,4 +1,4 @@
-"""Compiled functions that the interpreter calls as it calls its own, with what they work on already bound.
+"""Compiled functions that the interpreter calls as it calls its own, bound to what each call of them needs, if any.
 
 Numba's way into a compiled function takes its arguments as a tuple, made anew for each call. Here they come where they
 lie on the interpreter's stack (``METH_FASTCALL``), which takes a third of the time: much, for a short call.

@@ -43,7 +43,7 @@ def copy_rows(into, into_step, source, source_step, ahead, count, filled):  # ty
         to, at = into + k * into_step, source + k * source_step
         fetch_line(to + f.COPY_ROWS_AHEAD * into_step)
         fetch_line(at + ahead)
-        if filled == CACHE_LINE:  # then it takes an instruction
+        if filled == CACHE_LINE:  # then it takes one or a few instructions
             copy_bytes(to, at, CACHE_LINE)
         else:
             copy_bytes(to, at, filled)

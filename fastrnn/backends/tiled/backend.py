@@ -86,12 +86,14 @@ class TiledBackend:
     def make_copies(self, packing: Packing, frame: Array) -> None:
         """Make the copies of a packing, given their frame."""
         threads = get_num_threads()
+        if threads > 1 and not self.crew.worth_packing(packing.nbytes):
+            threads = 1
         if threads == 1 and packing.nbytes < SHORT:
             self.native.run(frame, 0, packing.count, 0, 0)
             return
-        from fastrnn.backends.tiled.copying import make_copies
+        from fastrnn.backends.tiled.copying import copy_by_threads
 
-        make_copies(self.crew, packing, frame, threads)
+        copy_by_threads(self.crew, packing, frame, threads)
 
     def tape(self, pack: TiledPack, rows: Rows, x: Array, reverse: bool) -> Tape:
         """See the contract."""
@@ -171,7 +173,7 @@ class TiledBackend:
         self, tape: Tape, dy: Array, state: States, dx: Array, at: int, into: Mapping[str, Array], threads: int
     ) -> None:
         """See the contract."""
-        form, rows = tape.pack.form, tape.rows
+        form, rows, frame = tape.pack.form, tape.rows, tape.pack.training_frame  # packed before threads are looked for
         members, apart, work = 1, False, 2 * rows.total * form.weight_count
         if threads > 1 and not self.crew.worth_returning(work):
             threads = 1
@@ -179,7 +181,7 @@ class TiledBackend:
             step_work = (form.weight_count - form.input_count) * rows.batch
             members, apart = self.crew.split(threads, rows, 2 * form.weight_count, step_work, bound=False)
         if 0 < rows.total <= form.whole.most_rows:
-            given = tape, dy, state, dx, at, into
+            given = frame, tape, dy, state, dx, at, into
             if threads == 1:
                 form.whole(*given, NOBODY, 1, False)
                 return

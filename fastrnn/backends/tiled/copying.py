@@ -12,20 +12,19 @@ from fastrnn.backends.tiled.box import NOBODY
 from fastrnn.backends.tiled.packing import Packing
 from fastrnn.threads import checkpoint
 
-COPIED = 8  # multiply-adds that take as long as to pack a byte of the weights
 PIECES = 4  # for each thread, of copies that several share
-MOST = 1 << 27  # bytes between two checkpoints
+PIECE_BYTES = 1 << 27  # between two checkpoints
 
 
-def make_copies(helpers: crew.Crew, packing: Packing, frame: Array, threads: int) -> None:
+def copy_by_threads(helpers: crew.Crew, packing: Packing, frame: Array, threads: int) -> None:
     """Make the copies of a packing, given their frame, on as many threads as that is worth."""
-    work, before = COPIED * packing.nbytes, helpers.last
+    work, before = crew.WORK_OF_A_BYTE * packing.nbytes, helpers.last
     members = helpers.size(threads, work, crew.WORTH_BINDING)
     if members == 1:
         helpers.last = before  # nobody was called: the scan that follows begins after a pause, if there was one
     boxes = NOBODY if members == 1 else helpers.boxes(members - 1)
     together = 1 if members == 1 else PIECES * members
-    pieces = -(-packing.nbytes // MOST)
+    pieces = -(-packing.nbytes // PIECE_BYTES)
     ranges, frames = packing.ranges(together * pieces), np.repeat(frame[None], together, 0)
     for first in range(0, len(ranges), together):
         if members > 1:

@@ -37,6 +37,7 @@ LOOKS = 30_000  # of a worker that has nothing to do, before it sleeps: some 0.7
 # Multiply-adds in each thread for which its part is worth being handed over: of a call that compiled code gets ready,
 # which takes some 4 us, of its way back, and of what Python does, long calls and both directions, which takes some 20.
 WORTH_CALLING, WORTH_RETURNING, WORTH_BINDING = 450_000, 2_000_000, 4_000_000
+WORK_OF_A_BYTE = 8  # multiply-adds that take as long as to pack a byte of the weights
 # For processors that are near one another; times `Distance.factor` where a call meets often.
 WORTH_MEETING = 9_000  # multiply-adds in each thread for each meeting, of one row; and half of it for every further row
 WORTH_MEETING_ROWS = 24_000  # the same for all rows, at most
@@ -133,6 +134,10 @@ class Crew:
     def worth_returning(self, work: float) -> bool:
         """Whether so much work of a way back is."""
         return work >= 2 * WORTH_RETURNING * self._pace
+
+    def worth_packing(self, size: int) -> bool:
+        """Whether so many bytes of weights to be packed are."""
+        return self.divisible(WORK_OF_A_BYTE * size, WORTH_BINDING)
 
     def size(self, threads: int, work: float, least: float, at_once: bool = False) -> int:
         """How many threads so much work is to have, if each gets the ``least`` that is worth handing over.

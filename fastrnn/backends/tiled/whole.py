@@ -47,19 +47,20 @@ class WholeBackward:
         self._row_sizes = (*form.state_strides, form.gradient_stride, len(self._operands))
 
     def __call__(
-        self, tape: Tape, dy: Array, state: States, dx: Array, at: int, into: Mapping[str, Array], boxes: Array,
-        members: int, apart: bool,
+        self, frame: Array, tape: Tape, dy: Array, state: States, dx: Array, at: int, into: Mapping[str, Array],
+        boxes: Array, members: int, apart: bool,
     ) -> int:  # fmt: skip
-        """As `contract.Backend.gradients`, on so many threads at most, those of the boxes among them.
+        """As `contract.Backend.gradients`, on so many threads at most, those of the boxes among them, with the frame of
+        a backward scan.
 
         The scan is by a team or, ``apart``, each thread has rows of its own. It returns what `Native.team_on` does.
         """
-        pack, rows = tape.pack, tape.rows
-        run, size = self._runs.get(members) or self._made(pack.form, members)
+        form, rows = tape.pack.form, tape.rows
+        run, size = self._runs.get(members) or self._made(form, members)
         sizes = size, rows.batch, rows.total, self._row_sizes  # what `_sizes` depends on
-        room = _rooms.pop(sizes, None) or Room(size, *self._sizes(pack.form, rows))
+        room = _rooms.pop(sizes, None) or Room(size, *self._sizes(form, rows))
         found = run(
-            pack.training_frame, rows.table, tape.x, dy, dx, tape.room.places, state, at, tape.reverse,
+            frame, rows.table, tape.x, dy, dx, tape.room.places, state, at, tape.reverse,
             tuple([into[name] for name in self._names]), room.places, boxes, members, apart,
         )  # fmt: skip
         _keep(sizes, room)
