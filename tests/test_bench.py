@@ -10,11 +10,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from cases import COMPILED
 
+import fastrnn
 from fastrnn.__main__ import main
 from fastrnn.bench import cases, isa, limits, machine, markdown, memory, workload
 from fastrnn.bench.cases import Case
@@ -284,6 +286,19 @@ def test_plain_numpy_is_right(cell: str, mode: str) -> None:
     for _ in range(workload.CHECKED_STEPS if mode == "step" else 2):  # twice: nothing is kept between two sequences
         prepared.call()
     assert work.check(prepared.outputs()) < 1e-12
+
+
+def test_training_has_new_weights_in_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after an optimizer's step: what a backend makes of them is part of the time."""
+    given: list[Any] = []
+    monkeypatch.setattr(fastrnn.Recurrent, "set_parameters", lambda _, values: given.append(values))
+    work = workload.make(Case("lstm", "training", 5, 3, 4, 6))
+    (prepare,) = [made for name, made in contender("numpy").variants(work, 1).items() if name == "layer"]
+    prepared = prepare()
+    given.clear()
+    for calls in range(1, 4):
+        prepared.call()
+        assert given == [work.parameters] * calls
 
 
 def test_contenders_have_names_and_reasons() -> None:
