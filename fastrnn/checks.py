@@ -37,6 +37,8 @@ def array(name: str, value: object, dtype: np.dtype[Any], copy: bool = False) ->
         value = _numbers(name, value)
         copy = copy or value.dtype != dtype  # another byte order is another dtype, too
     if copy:
+        if value.dtype is dtype and value.size < reuse.FEW:
+            return value.copy()  # the same, sooner
         found = reuse.empty(value.shape, dtype)
         if value.dtype is dtype:
             found[...] = value

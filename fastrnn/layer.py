@@ -131,8 +131,8 @@ class Layer:
     @staticmethod
     def total(dxs: Sequence[Array]) -> Array:
         """The sum of the directions' gradients of x, in the memory of the first."""
-        total, *others = dxs
-        for other in others:
+        total = dxs[0]
+        for other in dxs[1:]:
             with np.errstate(all="ignore"):
                 total += other
         return total
