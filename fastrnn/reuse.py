@@ -85,11 +85,6 @@ def _keep(memory: _Memory) -> None:
         _idle.pop(key, None)
 
 
-def held(size: int) -> _Memory | Loan:
-    """Bytes from its ``address`` on, the begin of a cache line, for as long as it is held."""
-    return _Memory(size) if size < LEAST else Loan(size)  # what does not come back need not be a loan
-
-
 class Loan:
     """Memory that comes back when this object is gone: bytes from ``address`` on, the begin of a cache line.
 

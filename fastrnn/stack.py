@@ -12,20 +12,22 @@ from fastrnn import checkpoints, reuse
 from fastrnn.backends.contract import Array, Rows, States
 from fastrnn.layer import Layer
 from fastrnn.parameters import Packs
-from fastrnn.record import Record
 from fastrnn.threads import renew_after_fork
 
 CHUNK_BYTES = 1 << 22  # of what is held between two layers: hundreds of steps but for wide layers and large batches
 
 
-class StackTape(Record):
-    """What `Stack.record` keeps: the tapes of each layer's directions, and what was dropped between the layers."""
+class StackTape:
+    """What `Stack.record` keeps: the tapes of each layer's directions, and what was dropped between the layers.
 
-    rows: Rows
-    inputs: tuple[Array, ...]  # of each layer
-    tapes: tuple[list[Any], ...]
-    masks: tuple[Array | None, ...]  # of each layer's input: True where it is kept
-    checkpoints: bool
+    Of each layer there are its input, the tapes of its directions, and a mask of the input: True where it is kept.
+    """
+
+    def __init__(
+        self, rows: Rows, inputs: list[Array], tapes: list[list[Any]], masks: list[Array | None], checkpoints: bool
+    ) -> None:
+        self.rows, self.inputs, self.tapes, self.masks = rows, inputs, tapes, masks
+        self.checkpoints = checkpoints
 
     @property
     def nbytes(self) -> int:
@@ -42,6 +44,7 @@ class Stack:
         self.layers, self.dropout, self._seed = layers, dropout, seed
         self.directions = layers[0].directions
         self.output_size = self.directions * layers[0].output_size
+        self._each = [layer for layer in layers for _ in range(self.directions)]
         self.names = [
             {name: f"{name}_l{index}{suffix}" for name in layer.shapes}
             for index, layer in enumerate(layers)
@@ -54,10 +57,9 @@ class Stack:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of all parameters, by their full names, layer by layer."""
-        layers = [layer for layer in self.layers for _ in range(self.directions)]
         return {
             full: layer.shapes[name]
-            for layer, names in zip(layers, self.names, strict=True)
+            for layer, names in zip(self._each, self.names, strict=True)
             for name, full in names.items()
         }
 
@@ -84,10 +86,11 @@ class Stack:
 
     def packs(self, values: Mapping[str, Array]) -> Packs:
         """The packs of all layers and directions."""
-        layers = [layer for layer in self.layers for _ in range(self.directions)]
         return tuple(
-            layer.pack({name: values[full] for name, full in names.items()})
-            for layer, names in zip(layers, self.names, strict=True)
+            [
+                layer.pack({name: values[full] for name, full in names.items()})
+                for layer, names in zip(self._each, self.names, strict=True)
+            ]
         )
 
     def forward(self, packs: Packs, rows: Rows, x: Array, y: Array, state: States | None, final: States) -> None:
@@ -139,7 +142,7 @@ class Stack:
             arguments = packs, rows, x, out, state, final, index * self.directions
             tapes.append(layer.record(*arguments) if every is None else checkpoints.record(layer, *arguments, every))
             x = out
-        return StackTape(rows, tuple(inputs), tuple(tapes), tuple(masks), every is not None)
+        return StackTape(rows, inputs, tapes, masks, every is not None)
 
     def backward(self, tape: StackTape, dy: Array, dstate: States) -> tuple[Array, dict[str, Array]]:
         """The gradients of x and the parameters. ``dstate`` changes in place, from the final states' to the first's."""

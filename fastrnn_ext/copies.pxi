@@ -62,3 +62,37 @@ cdef void copy_weights(
         if rest > 0:
             for k in range(depth):
                 memset(into + k * into_step + filled, 0, rest)
+
+
+cdef object pack_on(object bound_to, PyObject **given, Py_ssize_t count):
+    """See `Native.bound_pack`."""
+    cdef cnp.ndarray template, places, call_template, memory, weight
+    cdef tuple weights
+    cdef int64_t size, number, copies, packed, made, k
+    cdef int64_t *frame
+    cdef int64_t *sources
+    if count != 3:
+        return 0
+    template, places, call_template = <tuple>bound_to
+    memory, weights, made = <object>given[0], <tuple><object>given[1], <object>given[2]
+    size, number, frame = template.shape[0], len(weights), words(data(memory))
+    copies, sources = address_of(frame + size), frame + size + F_SHORT_SIZE
+    packed = aligned(address_of(sources + number))
+    for k in range(size):
+        frame[k] = words(data(template))[k] + words(data(places))[k] * packed
+    for k in range(number):
+        weight = weights[k]
+        sources[k] = data(weight)
+    memcpy(words(copies), words(data(call_template)), 8 * F_SHORT_SIZE)
+    words(copies)[F_COPY_SOURCES], words(copies)[F_COPY_MEMORY] = address_of(sources), packed
+    with nogil:
+        call(copies, 0, made, 0, 0)
+    return 1
+
+
+cdef PyMethodDef pack_definition = fast_method(<void *>pack_on)
+
+
+def bound_pack(tuple tables not None):
+    """See `Native`."""
+    return PyCFunction_NewEx(&pack_definition, tables, NULL)

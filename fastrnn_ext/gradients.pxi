@@ -15,12 +15,19 @@ cdef int point_backward(int64_t *fields, cnp.ndarray dy, cnp.ndarray dx, tuple s
     return 0
 
 
-cdef void carve_backward(int64_t *fields, const int64_t *places) noexcept nogil:
-    """Give the gradients of gates and states their places in the room: see `whole.WholeBackward`."""
-    cdef int64_t k
-    fields[F_GRADIENT_BASE] = places[1]
+cdef int64_t carve_backward(int64_t *fields, int64_t at) noexcept nogil:
+    """Give the gradients of gates and states their places, from the address ``at`` on, each on a cache line of its own.
+
+    Where the next line begins: see `whole.WholeBackward` for what comes there.
+    """
+    cdef int64_t k, total = words(fields[F_BASE])[fields[F_LONGEST]]
+    at = aligned(at)
+    fields[F_GRADIENT_BASE] = at
+    at += aligned(total * fields[F_GRADIENT_STRIDE])
     for k in range(fields[F_STATES]):
-        state_fields(fields, k)[F_ADJOINT_BASE] = places[2 + k]
+        state_fields(fields, k)[F_ADJOINT_BASE] = at
+        at += aligned(fields[F_BATCH] * state_fields(fields, k)[F_ADJOINT_STRIDE])
+    return at
 
 
 cdef int64_t begin_of(const int64_t *operand, int64_t *fields, int64_t x) noexcept nogil:
@@ -96,11 +103,11 @@ cdef void hand_out(const Work *work) noexcept nogil:
                part[F_PART_BYTES])
 
 
-cdef Work work_of(cnp.ndarray frame, tuple to, tuple into, const int64_t *places, int64_t members) except *:
+cdef Work work_of(cnp.ndarray frame, tuple to, tuple into, cnp.ndarray room, int64_t members) except *:
     """The tables that a function is bound to, and a call's own part of them in its room."""
     cdef cnp.ndarray calls = to[0], operands = to[1], products = to[2], parts = to[3], array
-    cdef int64_t counters = (places[0] + F_COUNTER_BYTES - 1) // F_COUNTER_BYTES * F_COUNTER_BYTES
-    cdef int64_t size = frame.shape[0], states, i
+    cdef int64_t counters = (data(room) + F_COUNTER_BYTES - 1) // F_COUNTER_BYTES * F_COUNTER_BYTES
+    cdef int64_t size = frame.shape[0], i
     cdef Work work
     work.operands, work.operand_count = words(data(operands)), operands.shape[0]
     work.products, work.product_count = words(data(products)), products.shape[0]
@@ -116,8 +123,6 @@ cdef Work work_of(cnp.ndarray frame, tuple to, tuple into, const int64_t *places
         array = into[i]
         work.into[i] = data(array)
     work.frames[F_COUNTERS] = counters
-    states = work.frames[F_STATES]
-    work.sums, work.tables = places[2 + states], places[3 + states]
     return work
 
 
@@ -136,20 +141,21 @@ cdef int64_t run_scan(
 
 cdef object back_on(object bound_to, PyObject **given, Py_ssize_t count):
     """See `Native.bound_back`."""
-    cdef cnp.ndarray frame, x, room, boxes
+    cdef cnp.ndarray frame, x, boxes
     cdef Work work
     cdef int64_t begin, step_bytes, row_bytes, workers, waiting, size, members, found
     cdef bint apart, wrong
     if count != 14:
         return 0
-    frame, x, room, boxes = <object>given[0], <object>given[2], <object>given[10], <object>given[11]
+    frame, x, boxes = <object>given[0], <object>given[2], <object>given[11]
     members, apart = <object>given[12], <object>given[13]
     begin, step_bytes, row_bytes = data(x), cnp.PyArray_STRIDE(x, 0), cnp.PyArray_STRIDE(x, 1)
     workers, waiting, size = data(boxes), boxes.shape[0], frame.shape[0]
-    work = work_of(frame, <tuple>bound_to, <tuple><object>given[9], words(data(room)), members)
+    work = work_of(frame, <tuple>bound_to, <tuple><object>given[9], <object>given[10], members)
     point_at_rows(work.frames, <object>given[1], <object>given[8], <object>given[5])
     point_backward(work.frames, <object>given[3], <object>given[4], <object>given[6], <object>given[7])
-    carve_backward(work.frames, words(data(room)))
+    work.sums = carve_backward(work.frames, address_of(work.into + len(<tuple><object>given[9])))
+    work.tables = work.sums + work.frames[F_GRADIENT_STRIDE]
     with nogil:
         found = run_scan(&work, words(workers), waiting, size, members, apart)
         wrong = found == NO_MEMORY

@@ -25,7 +25,8 @@ with warnings.catch_warnings(record=True) as caught:
 misses = 0
 if layer.backend == "numba":
     from fastrnn.backends.numba_ import copies, host, scan
-    misses = sum(sum(f.stats.cache_misses.values()) for f in (copies.copy_weights, host.run, scan.forward, host.run_on))
+    called = copies.copy_weights, copies.pack_on, scan.forward, host.run_on
+    misses = sum(sum(function.stats.cache_misses.values()) for function in called)
 print(json.dumps([layer.backend, y.tobytes().hex(), misses, [str(w.message) for w in caught], fastrnn.__file__,
                   sorted(name for name in sys.modules if name.startswith("scipy.linalg"))]))
 """

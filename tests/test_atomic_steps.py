@@ -20,7 +20,6 @@ from cases import compiled
 import fastrnn
 from fastrnn.backends.contract import HELD, TURN
 from fastrnn.backends.tiled import steps
-from fastrnn.backends.tiled.backend import NO_TAPE
 from fastrnn.layout import plain_rows
 from fastrnn.stream import _Hold
 
@@ -316,7 +315,7 @@ def test_a_call_of_too_few_or_many_arguments_is_none(backend: str, count: int) -
     layer(X)
     (pack,) = layer._packs()
     rows, y, final = plain_rows(6, 2), np.full((6, 2, 8), np.nan, np.float32), (np.zeros((1, 2, 8), np.float32),)
-    given = [pack.frame, rows.table, X, y, (), final, 0, False, NO_TAPE, None]
+    given = [pack.frame, rows.table, X, y, (), final, 0, False, (), None]
     run_on = pack.form.native.run_on
     assert run_on(*given[:count]) == 0
     assert np.isnan(y).all()

@@ -91,15 +91,16 @@ def test_every_value_is_where_the_tile_reads_it(
     copies.add_products(FIELD, matrices, stage)
     before = copies.nbytes
     copies.add_vectors(1, [0, None], 1, 2)
-    packing = Packing(np.zeros(FIELD + 4, np.int64), copies, native.copying(kind))
-
-    def one_by_one(whole: Packing, call: np.ndarray) -> None:
-        """The last one first, where there was something else before: what writes elsewhere is not mended."""
-        ctypes.memset(int(call[f.COPY_MEMORY]), 0xFF, whole.nbytes)
-        for number in reversed(range(whole.count)):
-            native.run(call, number, number + 1, 0, 0)
-
-    frame, held = packing.pack(np.array([address(weight) for weight in weights], np.int64), one_by_one)
+    packing = Packing(np.zeros(FIELD + 4, np.int64), copies, native, kind, len(weights))
+    frame, call = packing.pack(tuple(weights), 0)
+    # One by one, the last one first, where there was something else before: what writes elsewhere is not mended.
+    ctypes.memset(int(call[f.COPY_MEMORY]), 0xFF, packing.nbytes)
+    for number in reversed(range(packing.count)):
+        native.run(call, number, number + 1, 0, 0)
+    memory = frame.base
+    assert memory is not None
+    assert address(call) + 8 * (f.SHORT_SIZE + len(weights)) <= call[f.COPY_MEMORY] == frame[0]
+    assert frame[0] + packing.nbytes <= address(memory) + memory.nbytes
     assert not frame[[2, *range(FIELD + 2, len(frame))]].any()
     assert not any(at % 64 for at in frame[[FIELD, FIELD + 1]])
 
@@ -114,7 +115,6 @@ def test_every_value_is_where_the_tile_reads_it(
     assert frame[FIELD + 1] + len(in_tail) * kind.itemsize <= frame[0] + before == frame[1]
     np.testing.assert_array_equal(values_at(frame[0], 3, dtype), 0)
     np.testing.assert_array_equal(values_at(frame[1], 4, dtype), [weights[0][0, 0], 0, 0, 0])
-    del held  # which had to live as long
 
 
 def answers(cell: str, bias: bool, backend: str) -> list[np.ndarray]:
@@ -129,14 +129,14 @@ def answers(cell: str, bias: bool, backend: str) -> list[np.ndarray]:
 @pytest.fixture
 def dirty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Packs are made where there was something else before: NaN, whatever the type."""
-    real = packings.held
+    real = packings.empty
 
-    def held(size: int) -> Any:
-        memory = real(size)
-        ctypes.memset(memory.address, 0xFF, size)
+    def empty(*given: Any) -> np.ndarray:
+        memory = real(*given)
+        memory.fill(-1)
         return memory
 
-    monkeypatch.setattr(packings, "held", held)
+    monkeypatch.setattr(packings, "empty", empty)
 
 
 CELLS = ["lstm", "gru", "gru_reset_before", "lstm_projected", "lstm_peephole"]

@@ -243,7 +243,8 @@ class Backend(Protocol):
     ) -> Callable[[Mapping[str, Array]], Pack]:
         """What makes a pack of parameters with these names, those of `Cell.parameter_shapes`; absent biases are zero.
 
-        It is made once, and a pack after each change. The arrays must never change: a pack may go on using them.
+        It is made once, and a pack after each change. The arrays, C-contiguous and of the dtype, must never change: a
+        pack may go on using them.
         """
 
     def tape(self, pack: Any, rows: Rows, x: Array, reverse: bool) -> Any:

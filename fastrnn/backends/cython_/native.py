@@ -15,8 +15,8 @@ from fastrnn.plan import Plan
 
 # What the extension's functions are under the same names.
 _FUNCTIONS = (
-    "run", "run_on", "bound_back", "bound_step", "team_on", "run_as_team", "run_list", "serve", "rouse", "expect",
-    "volley", "point", "room", "sort_rows", "step_offsets", "history_offsets",
+    "run", "run_on", "bound_pack", "bound_back", "bound_step", "team_on", "run_as_team", "run_list", "serve", "rouse",
+    "expect", "volley", "point", "room", "sort_rows", "step_offsets", "history_offsets",
 )  # fmt: skip
 
 
@@ -25,6 +25,7 @@ class CythonNative:
 
     run: Any
     run_on: Any
+    bound_pack: Any
     bound_back: Any
     team_on: Any
     run_as_team: Any

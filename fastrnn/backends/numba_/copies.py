@@ -8,8 +8,11 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from fastrnn.backends.numba_.bound import get_lock_back, give_up_lock, number_to_object, object_to_number
 from fastrnn.backends.numba_.compile import compiled, inner
+from fastrnn.backends.numba_.host import aligned, call
 from fastrnn.backends.numba_.intrinsics import clear_bytes, copy_bytes, fetch_line, whole_numbers, words_on_stack
+from fastrnn.backends.numba_.objects import argument, count_of, data, item, numbers_of, object_at
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.outer import CACHE_LINE
 
@@ -76,3 +79,29 @@ def copy_weights(program, here, low, high, _start, _stop):  # type: ignore[no-un
         if rest > 0:
             for k in range(depth):
                 clear_bytes(into + k * into_step + filled, rest)
+
+
+@compiled
+def pack_on(bound_to, given, count):  # type: ignore[no-untyped-def]
+    """Write a frame, and make the first copies of those that pack its weights: see `Native.bound_pack`."""
+    fits = count == 3
+    if fits:
+        to, frame, weights = object_at(bound_to), data(argument(given, 0)), argument(given, 1)
+        template, places = numbers_of(item(to, 0)), numbers_of(item(to, 1))
+        size, number = len(template), count_of(weights)
+        copies, sources = frame + 8 * size, frame + 8 * (size + f.SHORT_SIZE)
+        packed = aligned(sources + 8 * number)
+        fields, call_fields, at = (
+            whole_numbers(frame, size), whole_numbers(copies, f.SHORT_SIZE), whole_numbers(sources, number)
+        )  # fmt: skip
+        for field in range(size):
+            fields[field] = template[field] + places[field] * packed
+        for weight in range(number):
+            at[weight] = data(item(weights, weight))
+        copy_bytes(copies, data(item(to, 2)), 8 * f.SHORT_SIZE)
+        call_fields[f.COPY_SOURCES], call_fields[f.COPY_MEMORY] = sources, packed
+        made = object_to_number(argument(given, 2))
+        lock = give_up_lock()
+        call(copies, 0, made, 0, 0)
+        get_lock_back(lock)
+    return number_to_object(fits)

@@ -7,12 +7,21 @@ from __future__ import annotations
 
 from fastrnn.backends.numba_.bound import get_lock_back, give_up_lock, number_to_object, object_to_number
 from fastrnn.backends.numba_.compile import compiled, inner
-from fastrnn.backends.numba_.host import as_list, as_team, cut_rows, point_at, point_at_part, point_at_rows
+from fastrnn.backends.numba_.host import (
+    aligned,
+    as_list,
+    as_team,
+    cut_rows,
+    point_at,
+    point_at_part,
+    point_at_rows,
+)
 from fastrnn.backends.numba_.intrinsics import copy_bytes, whole_numbers, whole_table
 from fastrnn.backends.numba_.objects import (
     DATA,
     STRIDES,
     argument,
+    data,
     numbers_of,
     object_at,
     table_in,
@@ -35,11 +44,19 @@ def point_backward(fields, dy, dx, state, at):  # type: ignore[no-untyped-def]
 
 
 @inner
-def carve_backward(fields, places):  # type: ignore[no-untyped-def]
-    """Give the gradients of gates and states their places in the room: see `whole.WholeBackward`."""
-    fields[f.GRADIENT_BASE] = places[1]
+def carve_backward(fields, at):  # type: ignore[no-untyped-def]
+    """Give the gradients of gates and states their places, from the address ``at`` on, each on a cache line of its own.
+
+    Where the next line begins: see `whole.WholeBackward` for what comes there.
+    """
+    total = whole_numbers(fields[f.BASE], fields[f.LONGEST] + 1)[fields[f.LONGEST]]
+    at = aligned(at)
+    fields[f.GRADIENT_BASE] = at
+    at += aligned(total * fields[f.GRADIENT_STRIDE])
     for k in range(fields[f.STATES]):
-        fields[state_fields(k) + f.ADJOINT_BASE] = places[2 + k]
+        fields[state_fields(k) + f.ADJOINT_BASE] = at
+        at += aligned(fields[f.BATCH] * fields[state_fields(k) + f.ADJOINT_STRIDE])
+    return at
 
 
 @inner
@@ -114,13 +131,12 @@ def back_on(bound_to, given, count):  # type: ignore[no-untyped-def]
     """See `Native.bound_back`. All memory is the caller's: nothing may raise."""
     found = 0
     if count == 14:
-        to, x, into, places = object_at(bound_to), words(argument(given, 2)), argument(given, 9), argument(given, 10)
+        to, x, into, room = object_at(bound_to), words(argument(given, 2)), argument(given, 9), argument(given, 10)
         boxes, members = numbers_of(argument(given, 11)), object_to_number(argument(given, 12))
         apart, at = object_to_number(argument(given, 13)), object_to_number(argument(given, 7))
         frame, calls = numbers_of(argument(given, 0)), table_in(to, 0)
         operands, products, parts = table_in(to, 1), table_in(to, 2), table_in(to, 3)
-        room = numbers_of(places)
-        counters = (room[0] + f.COUNTER_BYTES - 1) // f.COUNTER_BYTES * f.COUNTER_BYTES
+        counters = (data(room) + f.COUNTER_BYTES - 1) // f.COUNTER_BYTES * f.COUNTER_BYTES
         frames = whole_table(counters + f.COUNTER_BYTES * members, members, len(frame))
         own_calls = whole_table(frames.ctypes.data + 8 * frames.size, len(calls), calls.shape[1])
         ranges = whole_table(own_calls.ctypes.data + 8 * own_calls.size, max(len(calls), members), 4)
@@ -130,8 +146,8 @@ def back_on(bound_to, given, count):  # type: ignore[no-untyped-def]
         fields[f.COUNTERS] = counters
         point_at_rows(fields, argument(given, 1), object_to_number(argument(given, 8)), argument(given, 5))
         point_backward(fields, argument(given, 3), argument(given, 4), argument(given, 6), at)
-        carve_backward(fields, room)
-        sums, tables = room[2 + fields[f.STATES]], room[3 + fields[f.STATES]]
+        sums = carve_backward(fields, ranges.ctypes.data + 8 * ranges.size)
+        tables = sums + fields[f.GRADIENT_STRIDE]
         lock = give_up_lock()
         found = run_scan(boxes, frames, ranges, members, apart)
         point_products(fields, own_calls, ranges, operands, products, x, into, sums, tables)

@@ -33,6 +33,7 @@ from fastrnn.backends.numba_.objects import (
     argument,
     count_of,
     data,
+    item,
     numbers_of,
     sizes,
     words,
@@ -42,6 +43,7 @@ from fastrnn.backends.numba_.scan import FRAME, scratch_bytes, state_fields
 from fastrnn.backends.tiled import box as bx
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.box import ASLEEP, DONE, JOB, STATE, TAKEN, WAITING, WAKING
+from fastrnn.backends.tiled.room import ALIGNMENT
 
 
 @inner
@@ -49,6 +51,12 @@ def call(here, low, high, start, stop):  # type: ignore[no-untyped-def]
     """Run the kernel of the frame at an address."""
     frame = whole_numbers(here, FRAME)
     call_kernel(frame[f.KERNEL], frame[f.PROGRAM], here, low, high, start, stop)
+
+
+@inner
+def aligned(at):  # type: ignore[no-untyped-def]
+    """The next multiple of `ALIGNMENT`."""
+    return (at + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
 
 
 @compiled
@@ -256,13 +264,14 @@ def point_at_rows(fields, table, reverse, kept):  # type: ignore[no-untyped-def]
     for i in range(f.TABLE_SIZE):
         fields[f.ORDER + i] = rows[i]
     fields[f.REVERSE] = 1 if reverse else 0
-    places = numbers_of(kept)
-    if len(places) > 0:
+    if count_of(kept) > 0:
         fields[f.RECORD] = 1
         fields[f.SPAN] = fields[f.BATCH]
-        fields[f.KEPT_BASE] = places[0]
+        at = aligned(data(item(kept, 0)))  # each of `Room.tables` after the one before
+        fields[f.KEPT_BASE] = at
         for k in range(fields[f.STATES]):
-            fields[state_fields(k) + f.STATE_BASE] = places[1 + k]
+            at += aligned(object_to_number(item(kept, 1 + k)))
+            fields[state_fields(k) + f.STATE_BASE] = at
 
 
 @inner
@@ -326,14 +335,14 @@ def team_on(boxes, members, apart, frame, table, x, y, state, final, at, reverse
     for i in range(count):
         rows = max(rows, ranges[i, 1] - ranges[i, 0] if apart else batch)
     room = chunk_bytes(fields, rows, longest, 1 if apart else members)
-    room = (room + 63) // 64 * 64
+    room = aligned(room)
     scratch = np.empty(count * room + 64, np.uint8)
     counters = np.empty((members + 1) * f.COUNTER_BYTES, np.uint8)
     fields[f.COUNTERS] = (counters.ctypes.data + f.COUNTER_BYTES - 1) // f.COUNTER_BYTES * f.COUNTER_BYTES
     frames = np.empty((members, size), np.int64)
     for i in range(members):
         copy_bytes(frames.ctypes.data + 8 * size * i, fields.ctypes.data, 8 * size)
-        frames[i, f.SCRATCH] = (scratch.ctypes.data + 63) // 64 * 64 + (i * room if apart else 0)
+        frames[i, f.SCRATCH] = aligned(scratch.ctypes.data) + (i * room if apart else 0)
     if apart:
         found = as_list(numbers_of(boxes), frames.ctypes.data, size, ranges.ctypes.data, count, members)
     else:

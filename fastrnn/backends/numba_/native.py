@@ -65,6 +65,10 @@ class NumbaNative(_OnDemand):
         """See `Native`."""
         return address_of(copies.copy_weights, (type_of(Shared("copies", dtype)), *SCAN_ARGUMENTS)), 0
 
+    def bound_pack(self, tables: tuple[Array, ...]) -> Callable[..., int]:
+        """See `Native`."""
+        return bound(address_of(copies.pack_on, SIGNATURE), tables)
+
     @lazy
     def run_on(self) -> Callable[..., int]:
         """See `Native`."""
@@ -106,7 +110,7 @@ def compile_host() -> None:
     native = NumbaNative()
     for name in _HOST:
         getattr(native, name)
-    for dispatcher in (host.run_on, gradients.back_on, steps.step, steps.brief_step):
+    for dispatcher in (copies.pack_on, host.run_on, gradients.back_on, steps.step, steps.brief_step):
         address_of(dispatcher, SIGNATURE)
 
 

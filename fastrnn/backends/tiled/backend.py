@@ -13,13 +13,13 @@ from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.box import NOBODY
 from fastrnn.backends.tiled.form import Form
 from fastrnn.backends.tiled.native import Native
-from fastrnn.backends.tiled.pack import TiledPack
+from fastrnn.backends.tiled.pack import TiledPack, Weights
 from fastrnn.backends.tiled.packing import Packing
 from fastrnn.backends.tiled.room import Room, spaced
 from fastrnn.backends.tiled.scan import Scan
 from fastrnn.equations import Sizes
 from fastrnn.plan import Plan
-from fastrnn.record import Record, lazy
+from fastrnn.record import lazy
 from fastrnn.threads import get_num_threads
 
 if TYPE_CHECKING:
@@ -29,18 +29,17 @@ if TYPE_CHECKING:
     from fastrnn.backends.tiled.sums import TiledSums
 
 
-class Tape(Record):
+class Tape:
     """What a recording forward keeps: rows of kept values by compact number, and the history of every state.
 
     The room's first table is ``kept``, (N, kept columns). One for each state follows, (B + N, padded width): the
     initial states, then the state after each step.
     """
 
-    pack: TiledPack
-    rows: Rows
-    x: Array
-    reverse: bool
-    room: Room
+    def __init__(self, pack: TiledPack, rows: Rows, x: Array, reverse: bool) -> None:
+        form, states = pack.form, rows.batch + rows.total
+        self.pack, self.rows, self.x, self.reverse = pack, rows, x, reverse
+        self.room = Room(rows.total * form.kept_stride, *[states * stride for stride in form.state_strides])
 
     @property
     def nbytes(self) -> int:
@@ -48,7 +47,6 @@ class Tape(Record):
         return self.room.nbytes
 
 
-NO_TAPE = np.empty(0, np.int64)  # the places of its room
 SHORT = 1 << 20  # bytes of packed weights that one thread copies at once, without more ado
 
 
@@ -81,25 +79,24 @@ class TiledBackend:
     ) -> Callable[[Mapping[str, Array]], TiledPack]:
         """See the contract."""
         form = Form(self.native, self.native.program(plan, np.dtype(dtype)), sizes, names)
-        return partial(TiledPack, form, self.make_copies)
+        return partial(TiledPack, form, self.pack)
 
-    def make_copies(self, packing: Packing, frame: Array) -> None:
-        """Make the copies of a packing, given their frame."""
+    def pack(self, packing: Packing, weights: Weights) -> Array:
+        """The frame of a packing with these weights."""
         threads = get_num_threads()
         if threads > 1 and not self.crew.worth_packing(packing.nbytes):
             threads = 1
         if threads == 1 and packing.nbytes < SHORT:
-            self.native.run(frame, 0, packing.count, 0, 0)
-            return
+            return packing.pack(weights, packing.count)[0]
         from fastrnn.backends.tiled.copying import copy_by_threads
 
-        copy_by_threads(self.crew, packing, frame, threads)
+        frame, copies = packing.pack(weights, 0)
+        copy_by_threads(self.crew, packing, copies[: f.SHORT_SIZE], threads)
+        return frame
 
     def tape(self, pack: TiledPack, rows: Rows, x: Array, reverse: bool) -> Tape:
         """See the contract."""
-        form = pack.form
-        histories = [(rows.batch + rows.total) * stride for stride in form.state_strides]
-        return Tape(pack, rows, x, reverse, Room(rows.total * form.kept_stride, *histories))
+        return Tape(pack, rows, x, reverse)
 
     def forward(
         self, pack: TiledPack, rows: Rows, x: Array, y: Array, state: States | None, final: States, reverse: bool,
@@ -135,7 +132,7 @@ class TiledBackend:
             members, apart = self.crew.split(threads, rows, form.weight_count, step_work, bound=False)
         begin = () if state is None else state
         if rows.batch * rows.longest <= form.most_rows:  # no checkpoint on the way
-            kept = NO_TAPE if tape is None else tape.room.places
+            kept = () if tape is None else tape.room.tables
             if members == 1:
                 self.native.run_on(pack.frame, rows.table, x, y, begin, final, at, reverse, kept)
                 return

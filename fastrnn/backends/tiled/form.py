@@ -90,7 +90,7 @@ class Form:
         copies.add_vectors(f.BIAS, [self._numbers.get("bias")], self.shapes["weight_ih"][0], self._written_input())
         self._add_stages(copies, self.plan.forward, self.program.forward)
         self._add_cell_vectors(copies)
-        return Packing(frame, copies, self.native.copying(self.dtype))
+        return self._packing(frame, copies)
 
     @lazy
     def backward(self) -> Packing:
@@ -111,7 +111,10 @@ class Form:
             if id(product) in layout.segments:
                 for index, (_, column) in enumerate(product.rows):
                     frame[layout.segments[id(product)] + index] = self.gradient_offsets[column] * size
-        return Packing(frame, copies, self.native.copying(self.dtype))
+        return self._packing(frame, copies)
+
+    def _packing(self, frame: Array, copies: Copies) -> Packing:
+        return Packing(frame, copies, self.native, self.dtype, len(self.shapes))
 
     def _frame(self) -> Array:
         """A frame with what both kinds of scans need of sizes and strides."""

@@ -43,6 +43,15 @@ class Native(Protocol):
     def copying(self, dtype: np.dtype[Any]) -> KernelOf:
         """What packs weights, whose frame is another one, too: see `frame.COPIES`. It takes a range of copies."""
 
+    def bound_pack(self, tables: tuple[Array, ...]) -> Callable[..., int]:
+        """pack(memory, weights, copies): write a frame to the begin of the memory, after it the frame of its copies,
+        and pack weights, a tuple of arrays, from the next cache line on: so many of the copies are made.
+
+        ``tables`` are the frame with addresses that count from there on, 1 in each field that is such an address, and
+        the frame of the copies but for where weights and memory are. It returns 1; 0, and has done nothing, for another
+        number of arguments.
+        """
+
     def run(self, frame: Array, low: int, high: int, start: int, stop: int) -> None:
         """Run a frame's kernel."""
 
@@ -51,8 +60,8 @@ class Native(Protocol):
         """run_on(frame, table, x, y, state, final, at, reverse, kept): point a copy of a forward frame at `Rows.table`,
         x, y and the parts ``at`` of the states (n, B, S_k) each, and run it.
 
-        ``state`` is an empty tuple for zeros, ``kept`` where the tables of a tape begin, or empty for no tape. It
-        returns 1; 0, and has done nothing, for another number of arguments.
+        ``state`` is an empty tuple for zeros, ``kept`` a tape's `Room.tables`, or empty for no tape. It returns 1; 0,
+        and has done nothing, for another number of arguments.
         """
 
     def bound_back(self, tables: tuple[Array, ...]) -> Callable[..., int]:
@@ -61,13 +70,13 @@ class Native(Protocol):
         as `WholeBackward.tables` has them for so many members.
 
         ``state`` goes in as the gradients of the final states, ``into`` is a tuple of the weights' gradients in the
-        order of the form, ``room`` where the tables of `WholeBackward`'s room begin. It returns what `team_on` does; 0,
+        order of the form, ``room`` memory of as many bytes as `WholeBackward` says. It returns what `team_on` does; 0,
         and has done nothing, for another number of arguments.
         """
 
     def team_on(
         self, boxes: Array, members: int, apart: bool, frame: Array, table: Array, x: Array, y: Array, state: States,
-        final: States, at: int, reverse: bool, kept: Array,
+        final: States, at: int, reverse: bool, kept: tuple[Any, ...],
     ) -> int:  # fmt: skip
         """As `run_on`, by so many threads at most: by a team, or each with rows of its own (``apart``).
 

@@ -6,19 +6,21 @@ go through that list, in compiled code, since training packs after every step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastrnn.backends.contract import Array
 from fastrnn.backends.tiled import frame as f
-from fastrnn.backends.tiled.native import KernelOf
+from fastrnn.backends.tiled.native import Native
 from fastrnn.backends.tiled.room import ALIGNMENT, padded
 from fastrnn.backends.tiled.stage import TileStage
 from fastrnn.backends.tiled.tail import tail_vectors
 from fastrnn.backends.tiled.target import Target
-from fastrnn.reuse import address, held
+from fastrnn.reuse import address, empty
+
+INT64 = np.dtype(np.int64)
 
 
 class Block(NamedTuple):
@@ -143,31 +145,30 @@ class Packing:
         How many copies there are.
     nbytes : int
         Of the packed weights.
+    frame_size : int
+        Of the frame, in fields.
     """
 
-    def __init__(self, frame: Array, copies: Copies, kernel: KernelOf) -> None:
-        self.count, self.nbytes = len(copies.rows), copies.nbytes
+    def __init__(self, frame: Array, copies: Copies, native: Native, dtype: np.dtype[Any], weights: int) -> None:
+        """Of so many weights."""
+        self.count, self.nbytes, self.frame_size = len(copies.rows), copies.nbytes, frame.size
         self._table = np.array(copies.rows, np.int64).reshape(-1, f.COPY_FIELDS)
-        self._frame, self._places = frame, np.zeros_like(frame)  # with addresses from the begin on; where these are
+        places = np.zeros_like(frame)  # 1 where the frame has an address, which counts from the packed weights on
         for field, begin in copies.places:
-            frame[field], self._places[field] = begin, 1
-        self._call = np.zeros(f.SHORT_SIZE, np.int64)
-        (self._call[f.KERNEL], self._call[f.PROGRAM]), self._call[f.COPIES] = kernel, address(self._table)
+            frame[field], places[field] = begin, 1
+        call = np.zeros(f.SHORT_SIZE, np.int64)
+        (call[f.KERNEL], call[f.PROGRAM]), call[f.COPIES] = native.copying(dtype), address(self._table)
+        self._pack = native.bound_pack((frame, places, call))
+        self._words = frame.size + f.SHORT_SIZE + weights + (ALIGNMENT + padded(copies.nbytes, 8)) // 8
 
-    @property
-    def frame_size(self) -> int:
-        """Of the frame, in fields."""
-        return self._frame.size
+    def pack(self, weights: tuple[Array, ...], count: int) -> tuple[Array, Array]:
+        """A frame in memory of its own, with the packed weights; and the frame of the copies.
 
-    def pack(self, sources: Array, run: Callable[[Packing, Array], None]) -> tuple[Array, Any]:
-        """The frame with packed weights, and what holds these. The weights come as their addresses, by number.
-
-        ``run`` makes all copies, given their frame.
+        Only the first ``count`` copies are made: the others are left to whoever runs the second frame.
         """
-        memory, call = held(self.nbytes), self._call.copy()
-        call[f.COPY_SOURCES], call[f.COPY_MEMORY] = address(sources), memory.address
-        run(self, call)
-        return self._frame + self._places * memory.address, memory
+        memory = empty((self._words,), INT64)
+        self._pack(memory, weights, count)
+        return memory[: self.frame_size], memory[self.frame_size :]
 
     def ranges(self, count: int) -> Array:
         """So many ranges of the copies that write about as much each, as `Native.run_list` takes them."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 from fastrnn.backends.contract import Array
 from fastrnn.record import lazy
-from fastrnn.reuse import address, held
+from fastrnn.reuse import address, empty
 
 ALIGNMENT = 64  # bytes: a cache line, and the longest vector
+BYTE = np.dtype(np.uint8)
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -23,29 +25,29 @@ def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
 
 
 class Room:
-    """Memory that one call needs, and the next one again (`fastrnn.reuse`): tables of so many bytes, known by address.
+    """Memory that one call needs, and the next one again (`fastrnn.reuse`): tables of so many bytes.
+
+    They stand one after the other, each at a multiple of `ALIGNMENT`, the first one as soon as there is one.
 
     Attributes
     ----------
-    at : list of int
-        Where each table begins: at multiples of `ALIGNMENT`.
+    tables : tuple
+        What compiled code finds them by: the memory, and the bytes of each table.
     nbytes : int
         Of all tables.
     """
 
     def __init__(self, *sizes: int) -> None:
         self.nbytes = sum(sizes)
-        self._held = held(self.nbytes + ALIGNMENT * len(sizes))
-        begin = self._held.address
-        self.at = []
-        for size in sizes:
-            self.at.append(begin)
-            begin += padded(size, ALIGNMENT)
+        memory = empty((self.nbytes + ALIGNMENT * (len(sizes) + 1),), BYTE)
+        self.tables: tuple[Any, ...] = memory, *sizes
 
     @lazy
-    def places(self) -> Array:
-        """The same for compiled code."""
-        return np.array(self.at, np.int64)
+    def at(self) -> list[int]:
+        """The address of each table."""
+        memory, *sizes = self.tables
+        begin = padded(address(memory), ALIGNMENT)
+        return [begin + skip for skip in accumulate([0, *[padded(size, ALIGNMENT) for size in sizes[:-1]]])]
 
 
 def padded(count: int, block: int) -> int:

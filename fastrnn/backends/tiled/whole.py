@@ -8,22 +8,21 @@ tables that are made once.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastrnn.backends.contract import Array, Rows, States
+from fastrnn.backends.contract import Array, States
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.backward import piece_rows
-from fastrnn.backends.tiled.room import Room
+from fastrnn.backends.tiled.room import ALIGNMENT, BYTE
 from fastrnn.backends.tiled.sums import Call, frames_of, shares
-from fastrnn.reuse import LEAST
+from fastrnn.reuse import empty
 
 if TYPE_CHECKING:
     from fastrnn.backends.tiled.backend import Tape
     from fastrnn.backends.tiled.form import Form
 
-ROOMS = 16  # small ones that are kept
 PASSES = 3  # over the weights, on the way back: of the recurrence, of the input's gradients, and of the weights' own
 
 
@@ -44,7 +43,11 @@ class WholeBackward:
         if self._sums:
             self._operands.append((f.OF_GRADIENT, 0, 0, form.gradient_stride))
         self._runs: dict[int, tuple[Callable[..., int], int]] = {}  # by the number of threads
-        self._row_sizes = (*form.state_strides, form.gradient_stride, len(self._operands))
+        # Bytes of the gates' gradients and all offsets, of the states' gradients, and of sums of the former; whatever
+        # of that the rows are many of begins on a cache line.
+        self._step_bytes = form.gradient_stride + 8 * len(self._operands)
+        self._row_bytes = sum(form.state_strides)
+        self._other_bytes = form.gradient_stride + ALIGNMENT * (len(form.state_strides) + 2)
 
     def __call__(
         self, frame: Array, tape: Tape, dy: Array, state: States, dx: Array, at: int, into: Mapping[str, Array],
@@ -57,14 +60,11 @@ class WholeBackward:
         """
         form, rows = tape.pack.form, tape.rows
         run, size = self._runs.get(members) or self._made(form, members)
-        sizes = size, rows.batch, rows.total, self._row_sizes  # what `_sizes` depends on
-        room = _rooms.pop(sizes, None) or Room(size, *self._sizes(form, rows))
-        found = run(
-            frame, rows.table, tape.x, dy, dx, tape.room.places, state, at, tape.reverse,
-            tuple([into[name] for name in self._names]), room.places, boxes, members, apart,
+        room = empty((size + rows.total * self._step_bytes + rows.batch * self._row_bytes,), BYTE)
+        return run(
+            frame, rows.table, tape.x, dy, dx, tape.room.tables, state, at, tape.reverse,
+            tuple([into[name] for name in self._names]), room, boxes, members, apart,
         )  # fmt: skip
-        _keep(sizes, room)
-        return found
 
     def _made(self, form: Form, members: int) -> tuple[Callable[..., int], int]:
         """What runs with so many members, see `Native.bound_back`, and the bytes it needs whatever the rows."""
@@ -72,14 +72,9 @@ class WholeBackward:
         frames, calls = tables[0], len(tables[0])
         counters = f.COUNTER_BYTES * (members + 1)
         numbers = members * form.backward.frame_size + frames.size + 4 * max(calls, members) + len(self._names)
-        found = form.native.bound_back(tables), counters + 8 * numbers
+        found = form.native.bound_back(tables), counters + 8 * numbers + self._other_bytes
         self._runs[members] = found
         return found
-
-    def _sizes(self, form: Form, rows: Rows) -> list[int]:
-        """The bytes of the gates' gradients, of those of each state, of sums of the former, and of all offsets."""
-        carried = [rows.batch * stride for stride in form.state_strides]
-        return [rows.total * form.gradient_stride, *carried, form.gradient_stride, 8 * rows.total * len(self._operands)]
 
     def tables(self, form: Form, members: int) -> tuple[Array, ...]:
         """The frames of the products for so many threads, what they multiply, these products, and the parts of sums.
@@ -101,19 +96,6 @@ class WholeBackward:
             _table(products, f.PRODUCT_FIELDS),
             _table(self._sums, f.PART_FIELDS),
         )
-
-
-# Small rooms that are not in use, the oldest first: to make one anew takes 2 us of some 10. Each is taken and given
-# back in one operation, in any thread.
-_rooms: dict[tuple[Any, ...], Room] = {}
-
-
-def _keep(sizes: tuple[Any, ...], room: Room) -> None:
-    """Keep a small room for the next call; large ones are large memory, which is used again anyway."""
-    if room.nbytes < LEAST:
-        _rooms[sizes] = room
-        for oldest in list(_rooms)[:-ROOMS]:
-            _rooms.pop(oldest, None)
 
 
 def _operands_of(form: Form) -> list[tuple[int, ...]]:

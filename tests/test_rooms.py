@@ -1,0 +1,112 @@
+"""Memory that compiled code gets: it is large enough, whatever was there before. And what ways back keep of a layer."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import CELLS, DTYPES, assert_same_bits, compiled
+from conformance import make_layer
+from sharing import share_everything
+
+import fastrnn
+from fastrnn.backends.tiled import packing as packings
+from fastrnn.backends.tiled import room as rooms
+from fastrnn.backends.tiled import whole as wholes
+from fastrnn.backends.tiled.whole import WholeBackward
+
+GUARD = 512  # bytes before and after
+UNTOUCHED = 0xA5
+SIZES = [(1, 1, 1, 1), (3, 1, 8, 16), (1, 5, 7, 9), (6, 4, 3, 32), (20, 33, 5, 17), (2, 3, 40, 128)]  # T, B, I, H
+
+
+class Guarded:
+    """Makes arrays that are full of NaN, with bytes before and after that nobody is to touch."""
+
+    def __init__(self) -> None:
+        self.made: list[np.ndarray] = []
+
+    def __call__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        size = int(np.prod(shape)) * dtype.itemsize
+        self.made.append(np.full(size + 2 * GUARD, UNTOUCHED, np.uint8))
+        begin = GUARD - 8 * (len(self.made) % 9)  # wherever in a cache line
+        found = self.made[-1][begin : begin + size]
+        found.fill(0xFF)
+        return found.view(dtype).reshape(shape)
+
+    def check(self) -> None:
+        """Nothing was written outside of them."""
+        for number, memory in enumerate(self.made):
+            begin = GUARD - 8 * ((number + 1) % 9)
+            assert (memory[:begin] == UNTOUCHED).all()
+            assert (memory[len(memory) - 2 * GUARD + begin :] == UNTOUCHED).all()
+
+
+def answers(layer: Any, steps: int, batch: int, *given: Any) -> list[np.ndarray]:
+    """Outputs without and with a tape, and gradients."""
+    x = np.random.default_rng(0).normal(size=(steps, batch, layer.input_size))
+    alone, _ = layer(x, None, *given)
+    y, state, tape = layer.record(x, None, *given)
+    back = layer.backward(tape, y)
+    return [alone, y, *(state if isinstance(state, tuple) else [state]), back.x, *back.parameters.values()]
+
+
+@compiled
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_nothing_is_written_outside(
+    backend: str, cell: str, dtype: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing is read that was not written. Of two threads each has rows of its own, or they share all of them."""
+    for steps, batch, inputs, hidden in SIZES:
+        options: dict[str, Any] = {"proj_size": hidden // 2 + 1} if cell == "lstm_projected" and hidden > 2 else {}
+        if cell == "lstm_projected" and not options:
+            continue
+        lengths = [np.arange(batch) * steps // batch]
+        expected = [answers(make_layer(cell, inputs, hidden, dtype=dtype, backend=backend, **options), steps, batch, n)
+                    for n in (None, *lengths)]  # fmt: skip
+        guarded = Guarded()
+        with monkeypatch.context() as inside, fastrnn.threads(threads), share_everything(rows_apart=batch % 2 * 100):
+            for module in (packings, rooms, wholes):
+                inside.setattr(module, "empty", guarded)
+            layer = make_layer(cell, inputs, hidden, dtype=dtype, backend=backend, **options)
+            found = [answers(layer, steps, batch, n) for n in (None, *lengths)]
+        guarded.check()
+        assert len(guarded.made) > 5
+        for ones, others in zip(found, expected, strict=True):
+            for one, other in zip(ones, others, strict=True):
+                assert_same_bits(one, other)
+
+
+def way_back(layer: Any) -> Any:
+    """The gradients of some steps and rows."""
+    y, _, tape = layer.record(np.ones((4, 2, layer.input_size), np.float32))
+    return layer.backward(tape, np.ones_like(y))
+
+
+@compiled
+def test_tables_are_made_once_for_all_packs_of_a_layer(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for each number of threads."""
+    found: list[WholeBackward] = []
+    real = WholeBackward.tables
+    monkeypatch.setattr(WholeBackward, "tables", lambda whole, *given: found.append(whole) or real(whole, *given))
+    layer = fastrnn.LSTM(3, 5, backend=backend)
+    for _ in range(3):
+        way_back(layer)
+        layer.parameters["bias_l0"][:] += 1
+    assert len(found) == 1
+    with share_everything(rows_apart=100), fastrnn.threads(2):
+        deadline = time.monotonic() + 60
+        while len(found) == 1:  # until another thread is there
+            way_back(layer)
+            layer.parameters["bias_l0"][:] += 1
+            assert time.monotonic() < deadline
+        for _ in range(3):
+            way_back(layer)
+            layer.parameters["bias_l0"][:] += 1
+    assert len(found) == 2
+    way_back(fastrnn.LSTM(3, 5, backend=backend))
+    assert len({id(whole) for whole in found}) == 2
