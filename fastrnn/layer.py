@@ -41,8 +41,8 @@ class Layer:
         return load(self._backend)
 
     @lazy
-    def pack(self) -> Callable[[Mapping[str, Array]], Any]:
-        """What makes the pack of one direction."""
+    def pack(self) -> Callable[[tuple[Array, ...]], Any]:
+        """What makes the pack of one direction from its parameters, in the order of their shapes."""
         return self.backend.packer(self.plan, list(self.shapes), self.sizes, self.dtype)
 
     def empty_parameters(self) -> dict[str, Array]:

@@ -88,7 +88,7 @@ class Stack:
         """The packs of all layers and directions."""
         return tuple(
             [
-                layer.pack({name: values[full] for name, full in names.items()})
+                layer.pack(tuple([values[full] for full in names.values()]))
                 for layer, names in zip(self._each, self.names, strict=True)
             ]
         )

@@ -103,7 +103,7 @@ def draw_scan(cell: Any, case: Case, seed: int = 5) -> Scan:
 def pack_of(backend: Backend, scan: Scan, parameters: Mapping[str, np.ndarray]) -> Any:
     """A pack of these parameters, in their dtype."""
     make = backend.packer(plan(scan.cell), list(parameters), scan.sizes, parameters["weight_ih"].dtype)
-    return make(parameters)
+    return make(tuple(parameters.values()))
 
 
 def run_scan(

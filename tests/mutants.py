@@ -136,9 +136,9 @@ class WeightsDropped(Mutant):
         made = self.real.packer(plan, names, sizes, dtype)
 
         def wrong(parameters):  # type: ignore[no-untyped-def]
-            weights = np.array(parameters["weight_hh"])
-            weights[-sizes.hidden_size :] = 0
-            return made({**parameters, "weight_hh": weights})
+            changed = [np.array(value) for value in parameters]
+            changed[names.index("weight_hh")][-sizes.hidden_size :] = 0
+            return made(tuple(changed))
 
         return wrong
 

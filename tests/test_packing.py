@@ -92,13 +92,12 @@ def test_every_value_is_where_the_tile_reads_it(
     before = copies.nbytes
     copies.add_vectors(1, [0, None], 1, 2)
     packing = Packing(np.zeros(FIELD + 4, np.int64), copies, native, kind, len(weights))
-    frame, call = packing.pack(tuple(weights), 0)
+    memory = packing.pack(tuple(weights), 0)
+    frame, call = packing.frame(memory), packing.copies(memory)
     # One by one, the last one first, where there was something else before: what writes elsewhere is not mended.
     ctypes.memset(int(call[f.COPY_MEMORY]), 0xFF, packing.nbytes)
     for number in reversed(range(packing.count)):
         native.run(call, number, number + 1, 0, 0)
-    memory = frame.base
-    assert memory is not None
     assert address(call) + 8 * (f.SHORT_SIZE + len(weights)) <= call[f.COPY_MEMORY] == frame[0]
     assert frame[0] + packing.nbytes <= address(memory) + memory.nbytes
     assert not frame[[2, *range(FIELD + 2, len(frame))]].any()

@@ -240,11 +240,11 @@ class Backend(Protocol):
 
     def packer(
         self, plan: Plan, names: Sequence[str], sizes: Sizes, dtype: np.dtype[Any]
-    ) -> Callable[[Mapping[str, Array]], Pack]:
+    ) -> Callable[[tuple[Array, ...]], Pack]:
         """What makes a pack of parameters with these names, those of `Cell.parameter_shapes`; absent biases are zero.
 
-        It is made once, and a pack after each change. The arrays, C-contiguous and of the dtype, must never change: a
-        pack may go on using them.
+        It is made once, and a pack after each change. The arrays, in the order of the names, C-contiguous and of the
+        dtype, must never change: a pack may go on using them.
         """
 
     def tape(self, pack: Any, rows: Rows, x: Array, reverse: bool) -> Any:

@@ -57,9 +57,10 @@ class NumpyBackend:
 
     def packer(
         self, plan: Plan, names: Sequence[str], sizes: Sizes, dtype: np.dtype[Any]
-    ) -> Callable[[Mapping[str, Array]], NumpyPack]:
+    ) -> Callable[[tuple[Array, ...]], NumpyPack]:
         """See the contract."""
-        return partial(packed, plan, Forward(plan, sizes), Backward(plan), sizes, dtype)
+        forward, backward = Forward(plan, sizes), Backward(plan)
+        return lambda arrays: packed(plan, forward, backward, sizes, dtype, dict(zip(names, arrays, strict=True)))
 
     def tape(self, pack: NumpyPack, rows: Rows, x: Array, reverse: bool) -> NumpyTape:
         """Room for the previous states and the kept nodes of all valid steps."""

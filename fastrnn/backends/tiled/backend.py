@@ -76,7 +76,7 @@ class TiledBackend:
 
     def packer(
         self, plan: Plan, names: Sequence[str], sizes: Sizes, dtype: np.dtype[Any]
-    ) -> Callable[[Mapping[str, Array]], TiledPack]:
+    ) -> Callable[[Weights], TiledPack]:
         """See the contract."""
         form = Form(self.native, self.native.program(plan, np.dtype(dtype)), sizes, names)
         return partial(TiledPack, form, self.pack)
@@ -87,12 +87,12 @@ class TiledBackend:
         if threads > 1 and not self.crew.worth_packing(packing.nbytes):
             threads = 1
         if threads == 1 and packing.nbytes < SHORT:
-            return packing.pack(weights, packing.count)[0]
+            return packing.frame(packing.pack(weights, packing.count))
         from fastrnn.backends.tiled.copying import copy_by_threads
 
-        frame, copies = packing.pack(weights, 0)
-        copy_by_threads(self.crew, packing, copies[: f.SHORT_SIZE], threads)
-        return frame
+        memory = packing.pack(weights, 0)
+        copy_by_threads(self.crew, packing, packing.copies(memory), threads)
+        return packing.frame(memory)
 
     def tape(self, pack: TiledPack, rows: Rows, x: Array, reverse: bool) -> Tape:
         """See the contract."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from fastrnn.backends.contract import Array
 from fastrnn.backends.tiled.form import Form
@@ -15,10 +15,10 @@ Weights = tuple[Array, ...]
 class TiledPack:
     """Weights of one form. Each frame is packed when it is first asked for: who only goes forward needs one."""
 
-    def __init__(self, form: Form, pack: Callable[[Packing, Weights], Array], parameters: Mapping[str, Array]) -> None:
+    def __init__(self, form: Form, pack: Callable[[Packing, Weights], Array], weights: Weights) -> None:
         self.form, self.plan, self.sizes, self.dtype = form, form.plan, form.sizes, form.dtype
         self._pack = pack  # makes a frame, which holds the memory of its packed weights
-        self._weights = tuple([parameters[name] for name in form.shapes])
+        self._weights = weights  # in the order of the form's shapes
 
     @lazy
     def frame(self) -> Array:

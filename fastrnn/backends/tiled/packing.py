@@ -161,14 +161,22 @@ class Packing:
         self._pack = native.bound_pack((frame, places, call))
         self._words = frame.size + f.SHORT_SIZE + weights + (ALIGNMENT + padded(copies.nbytes, 8)) // 8
 
-    def pack(self, weights: tuple[Array, ...], count: int) -> tuple[Array, Array]:
-        """A frame in memory of its own, with the packed weights; and the frame of the copies.
+    def pack(self, weights: tuple[Array, ...], count: int) -> Array:
+        """Memory with a frame, that of the copies, and the packed weights.
 
-        Only the first ``count`` copies are made: the others are left to whoever runs the second frame.
+        Only the first ``count`` copies are made: the others are left to whoever runs the frame of the copies.
         """
         memory = empty((self._words,), INT64)
         self._pack(memory, weights, count)
-        return memory[: self.frame_size], memory[self.frame_size :]
+        return memory
+
+    def frame(self, memory: Array) -> Array:
+        """The frame in such memory, which it keeps alive."""
+        return memory[: self.frame_size]
+
+    def copies(self, memory: Array) -> Array:
+        """The frame of the copies."""
+        return memory[self.frame_size : self.frame_size + f.SHORT_SIZE]
 
     def ranges(self, count: int) -> Array:
         """So many ranges of the copies that write about as much each, as `Native.run_list` takes them."""
