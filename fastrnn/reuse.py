@@ -88,7 +88,7 @@ def _keep(memory: _Memory) -> None:
 class Loan:
     """Memory that comes back when this object is gone: bytes from ``address`` on, the begin of a cache line.
 
-    It is for `LEAST` bytes and more. It can be what an array is based on: NumPy keeps it alive for every view.
+    It is what an array of `LEAST` bytes and more is based on: NumPy keeps it alive for every view.
     """
 
     __array_interface__: dict[str, Any]

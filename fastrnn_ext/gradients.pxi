@@ -18,7 +18,7 @@ cdef int point_backward(int64_t *fields, cnp.ndarray dy, cnp.ndarray dx, tuple s
 cdef int64_t carve_backward(int64_t *fields, int64_t at) noexcept nogil:
     """Give the gradients of gates and states their places, from the address ``at`` on, each on a cache line of its own.
 
-    Where the next line begins: see `whole.WholeBackward` for what comes there.
+    It returns the line after them, where the sums of all rows come, and then the tables of offsets.
     """
     cdef int64_t k, total = words(fields[F_BASE])[fields[F_LONGEST]]
     at = aligned(at)

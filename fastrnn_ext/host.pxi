@@ -80,7 +80,7 @@ cdef int64_t cut_rows(
 def team_on(
     cnp.ndarray boxes not None, int64_t members, bint apart, cnp.ndarray frame not None, cnp.ndarray table not None,
     cnp.ndarray x not None, cnp.ndarray y not None, tuple state not None, tuple final not None, int64_t at,
-    bint reverse, tuple kept not None,
+    bint reverse, cnp.ndarray kept not None,
 ):
     """See `Native`."""
     cdef int64_t workers = data(boxes), waiting = boxes.shape[0], size = frame.shape[0], batch, longest, found, i
@@ -126,27 +126,28 @@ def team_on(
         free(fields)
 
 
-cdef int point_at_rows(int64_t *fields, cnp.ndarray table, bint reverse, tuple kept) except -1:
-    """Point a frame at its rows and at the tables of a tape, if there is one."""
-    cdef cnp.ndarray memory
-    cdef int64_t k, at
+cdef int point_at_rows(int64_t *fields, cnp.ndarray table, bint reverse, cnp.ndarray kept) except -1:
+    """Point a frame at its rows and at the tables of a tape, if there is one, as `backend.Tape` places them."""
+    cdef int64_t *each
+    cdef int64_t k, at, total
     memcpy(fields + F_ORDER, words(data(table)), 8 * F_TABLE_SIZE)
     fields[F_REVERSE] = reverse
-    if kept:
+    if kept.shape[0] > 0:
+        total, at = words(fields[F_BASE])[fields[F_LONGEST]], aligned(data(kept))
         fields[F_RECORD] = 1
         fields[F_SPAN] = fields[F_BATCH]
-        memory = kept[0]
-        at = aligned(data(memory))  # each of `Room.tables` after the one before
         fields[F_KEPT_BASE] = at
+        at += aligned(total * fields[F_KEPT_STRIDE])
         for k in range(fields[F_STATES]):
-            at += aligned(kept[1 + k])
-            state_fields(fields, k)[F_STATE_BASE] = at
+            each = state_fields(fields, k)
+            each[F_STATE_BASE] = at
+            at += aligned((fields[F_BATCH] + total) * each[F_STATE_STRIDE])
     return 0
 
 
 cdef int point_forward(
     int64_t *fields, cnp.ndarray table, cnp.ndarray x, cnp.ndarray y, tuple state, tuple final, int64_t at,
-    bint reverse, tuple kept) except -1:
+    bint reverse, cnp.ndarray kept) except -1:
     """Point a forward frame at its rows and arrays, of the states at their parts ``at``; no ``state``: zeros."""
     cdef int64_t *each
     cdef int64_t k

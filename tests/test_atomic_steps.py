@@ -20,6 +20,7 @@ from cases import compiled
 import fastrnn
 from fastrnn.backends.contract import HELD, TURN
 from fastrnn.backends.tiled import steps
+from fastrnn.backends.tiled.backend import NO_TAPE
 from fastrnn.layout import plain_rows
 from fastrnn.stream import _Hold
 
@@ -315,9 +316,25 @@ def test_a_call_of_too_few_or_many_arguments_is_none(backend: str, count: int) -
     layer(X)
     (pack,) = layer._packs()
     rows, y, final = plain_rows(6, 2), np.full((6, 2, 8), np.nan, np.float32), (np.zeros((1, 2, 8), np.float32),)
-    given = [pack.frame, rows.table, X, y, (), final, 0, False, (), None]
+    given = [pack.frame, rows.table, X, y, (), final, 0, False, NO_TAPE, None]
     run_on = pack.form.native.run_on
     assert run_on(*given[:count]) == 0
     assert np.isnan(y).all()
     assert run_on(*given[:9]) == 1
     np.testing.assert_array_equal(y, layer(X)[0])
+
+
+@compiled
+@pytest.mark.parametrize("by", [-1, 1])
+def test_packs_and_ways_back_of_too_few_or_many_arguments_are_none(backend: str, by: int) -> None:
+    """The same of these; the right numbers are those that training has."""
+    layer = fastrnn.RNN(8, 8, backend=backend)
+    (pack,) = layer._packs()
+    native, packing = pack.form.native, pack.form.forward
+    memory = np.full(packing.memory(pack._weights, 0).shape, -1)
+    given: list[Any] = [memory, pack._weights, packing.count, None]
+    assert packing._pack(*given[: 3 + by]) == 0
+    assert (memory == -1).all()
+    assert packing._pack(*given[:3]) == 1
+    back = native.bound_back(pack.form.whole.tables(pack.form, 1))
+    assert back(*[None] * (14 + by)) == 0

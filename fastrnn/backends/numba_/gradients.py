@@ -15,6 +15,7 @@ from fastrnn.backends.numba_.host import (
     point_at,
     point_at_part,
     point_at_rows,
+    total_of,
 )
 from fastrnn.backends.numba_.intrinsics import copy_bytes, whole_numbers, whole_table
 from fastrnn.backends.numba_.objects import (
@@ -47,12 +48,11 @@ def point_backward(fields, dy, dx, state, at):  # type: ignore[no-untyped-def]
 def carve_backward(fields, at):  # type: ignore[no-untyped-def]
     """Give the gradients of gates and states their places, from the address ``at`` on, each on a cache line of its own.
 
-    Where the next line begins: see `whole.WholeBackward` for what comes there.
+    It returns the line after them, where the sums of all rows come, and then the tables of offsets.
     """
-    total = whole_numbers(fields[f.BASE], fields[f.LONGEST] + 1)[fields[f.LONGEST]]
     at = aligned(at)
     fields[f.GRADIENT_BASE] = at
-    at += aligned(total * fields[f.GRADIENT_STRIDE])
+    at += aligned(total_of(fields) * fields[f.GRADIENT_STRIDE])
     for k in range(fields[f.STATES]):
         fields[state_fields(k) + f.ADJOINT_BASE] = at
         at += aligned(fields[f.BATCH] * fields[state_fields(k) + f.ADJOINT_STRIDE])
@@ -88,7 +88,7 @@ def write_offsets(operand, fields, x, offsets):  # type: ignore[no-untyped-def]
 @inner
 def point_products(fields, frames, ranges, operands, products, x, into, sums, tables):  # type: ignore[no-untyped-def]
     """Point the frames of all products at all rows, of which there are tables of offsets from an address on."""
-    total = whole_numbers(fields[f.BASE], fields[f.LONGEST] + 1)[fields[f.LONGEST]]
+    total = total_of(fields)
     for i in range(len(operands)):
         write_offsets(operands[i], fields, x, whole_numbers(tables + 8 * total * i, total))
     for i in range(len(products)):

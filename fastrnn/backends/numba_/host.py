@@ -23,7 +23,7 @@ from fastrnn.backends.numba_.atomics import (
     wait_for,
 )
 from fastrnn.backends.numba_.bound import get_lock_back, give_up_lock, number_to_object, object_to_number
-from fastrnn.backends.numba_.compile import compiled, inner
+from fastrnn.backends.numba_.compile import compiled, inlined, inner
 from fastrnn.backends.numba_.intrinsics import copy_bytes, keep, whole_numbers, words_on_stack
 from fastrnn.backends.numba_.objects import (
     AXES,
@@ -33,7 +33,6 @@ from fastrnn.backends.numba_.objects import (
     argument,
     count_of,
     data,
-    item,
     numbers_of,
     sizes,
     words,
@@ -53,10 +52,16 @@ def call(here, low, high, start, stop):  # type: ignore[no-untyped-def]
     call_kernel(frame[f.KERNEL], frame[f.PROGRAM], here, low, high, start, stop)
 
 
-@inner
+@inlined
 def aligned(at):  # type: ignore[no-untyped-def]
     """The next multiple of `ALIGNMENT`."""
     return (at + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+
+
+@inlined
+def total_of(fields):  # type: ignore[no-untyped-def]
+    """The number of valid steps of all rows."""
+    return whole_numbers(fields[f.BASE], fields[f.LONGEST] + 1)[fields[f.LONGEST]]
 
 
 @compiled
@@ -259,19 +264,23 @@ def as_list(boxes, frames, size, ranges, count, most):  # type: ignore[no-untype
 
 @inner
 def point_at_rows(fields, table, reverse, kept):  # type: ignore[no-untyped-def]
-    """Point a frame at its rows and at the tables of a tape, if there is one."""
+    """Point a frame at its rows and at the tables of a tape, if there is one, as `backend.Tape` places them.
+
+    Whoever calls this need not have the interpreter's lock.
+    """
     rows = numbers_of(table)
     for i in range(f.TABLE_SIZE):
         fields[f.ORDER + i] = rows[i]
     fields[f.REVERSE] = 1 if reverse else 0
-    if count_of(kept) > 0:
+    if sizes(kept)[0] > 0:
+        total, at = total_of(fields), aligned(data(kept))
         fields[f.RECORD] = 1
         fields[f.SPAN] = fields[f.BATCH]
-        at = aligned(data(item(kept, 0)))  # each of `Room.tables` after the one before
         fields[f.KEPT_BASE] = at
+        at += aligned(total * fields[f.KEPT_STRIDE])
         for k in range(fields[f.STATES]):
-            at += aligned(object_to_number(item(kept, 1 + k)))
             fields[state_fields(k) + f.STATE_BASE] = at
+            at += aligned((fields[f.BATCH] + total) * fields[state_fields(k) + f.STATE_STRIDE])
 
 
 @inner
@@ -311,7 +320,7 @@ def cut_rows(fields, ranges, start, stop):  # type: ignore[no-untyped-def]
     """Write ranges of the sorted rows with about as many valid steps each, for at most as many calls. How many."""
     batch, members = fields[f.BATCH], len(ranges)
     lengths = whole_numbers(fields[f.LENGTHS], batch)
-    total = whole_numbers(fields[f.BASE], fields[f.LONGEST] + 1)[fields[f.LONGEST]]
+    total = total_of(fields)
     count, low, steps = 0, 0, 0
     for row in range(batch):
         steps += lengths[row]
@@ -334,9 +343,8 @@ def team_on(boxes, members, apart, frame, table, x, y, state, final, at, reverse
     rows = 0  # of the largest range
     for i in range(count):
         rows = max(rows, ranges[i, 1] - ranges[i, 0] if apart else batch)
-    room = chunk_bytes(fields, rows, longest, 1 if apart else members)
-    room = aligned(room)
-    scratch = np.empty(count * room + 64, np.uint8)
+    room = aligned(chunk_bytes(fields, rows, longest, 1 if apart else members))
+    scratch = np.empty(count * room + ALIGNMENT, np.uint8)
     counters = np.empty((members + 1) * f.COUNTER_BYTES, np.uint8)
     fields[f.COUNTERS] = (counters.ctypes.data + f.COUNTER_BYTES - 1) // f.COUNTER_BYTES * f.COUNTER_BYTES
     frames = np.empty((members, size), np.int64)

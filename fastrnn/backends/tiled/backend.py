@@ -33,7 +33,7 @@ class Tape:
     """What a recording forward keeps: rows of kept values by compact number, and the history of every state.
 
     The room's first table is ``kept``, (N, kept columns). One for each state follows, (B + N, padded width): the
-    initial states, then the state after each step.
+    initial states, then the state after each step. Compiled code places them by itself, from the frame's strides.
     """
 
     def __init__(self, pack: TiledPack, rows: Rows, x: Array, reverse: bool) -> None:
@@ -47,6 +47,7 @@ class Tape:
         return self.room.nbytes
 
 
+NO_TAPE = np.empty(0, np.uint8)
 SHORT = 1 << 20  # bytes of packed weights that one thread copies at once, without more ado
 
 
@@ -79,19 +80,19 @@ class TiledBackend:
     ) -> Callable[[Weights], TiledPack]:
         """See the contract."""
         form = Form(self.native, self.native.program(plan, np.dtype(dtype)), sizes, names)
-        return partial(TiledPack, form, self.pack)
+        return partial(TiledPack, form, self.packed_frame)
 
-    def pack(self, packing: Packing, weights: Weights) -> Array:
+    def packed_frame(self, packing: Packing, weights: Weights) -> Array:
         """The frame of a packing with these weights."""
         threads = get_num_threads()
         if threads > 1 and not self.crew.worth_packing(packing.nbytes):
             threads = 1
         if threads == 1 and packing.nbytes < SHORT:
-            return packing.frame(packing.pack(weights, packing.count))
+            return packing.frame(packing.memory(weights, packing.count))
         from fastrnn.backends.tiled.copying import copy_by_threads
 
-        memory = packing.pack(weights, 0)
-        copy_by_threads(self.crew, packing, packing.copies(memory), threads)
+        memory = packing.memory(weights, 0)
+        copy_by_threads(self.crew, packing, packing.copies_frame(memory), threads)
         return packing.frame(memory)
 
     def tape(self, pack: TiledPack, rows: Rows, x: Array, reverse: bool) -> Tape:
@@ -132,7 +133,7 @@ class TiledBackend:
             members, apart = self.crew.split(threads, rows, form.weight_count, step_work, bound=False)
         begin = () if state is None else state
         if rows.batch * rows.longest <= form.most_rows:  # no checkpoint on the way
-            kept = () if tape is None else tape.room.tables
+            kept = NO_TAPE if tape is None else tape.room.memory
             if members == 1:
                 self.native.run_on(pack.frame, rows.table, x, y, begin, final, at, reverse, kept)
                 return

@@ -60,7 +60,7 @@ class Native(Protocol):
         """run_on(frame, table, x, y, state, final, at, reverse, kept): point a copy of a forward frame at `Rows.table`,
         x, y and the parts ``at`` of the states (n, B, S_k) each, and run it.
 
-        ``state`` is an empty tuple for zeros, ``kept`` a tape's `Room.tables`, or empty for no tape. It returns 1; 0,
+        ``state`` is an empty tuple for zeros, ``kept`` a tape's `Room.memory`, or empty for no tape. It returns 1; 0,
         and has done nothing, for another number of arguments.
         """
 
@@ -76,7 +76,7 @@ class Native(Protocol):
 
     def team_on(
         self, boxes: Array, members: int, apart: bool, frame: Array, table: Array, x: Array, y: Array, state: States,
-        final: States, at: int, reverse: bool, kept: tuple[Any, ...],
+        final: States, at: int, reverse: bool, kept: Array,
     ) -> int:  # fmt: skip
         """As `run_on`, by so many threads at most: by a team, or each with rows of its own (``apart``).
 

@@ -161,8 +161,8 @@ class Packing:
         self._pack = native.bound_pack((frame, places, call))
         self._words = frame.size + f.SHORT_SIZE + weights + (ALIGNMENT + padded(copies.nbytes, 8)) // 8
 
-    def pack(self, weights: tuple[Array, ...], count: int) -> Array:
-        """Memory with a frame, that of the copies, and the packed weights.
+    def memory(self, weights: tuple[Array, ...], count: int) -> Array:
+        """New memory with a frame, that of the copies, and the packed weights.
 
         Only the first ``count`` copies are made: the others are left to whoever runs the frame of the copies.
         """
@@ -174,7 +174,7 @@ class Packing:
         """The frame in such memory, which it keeps alive."""
         return memory[: self.frame_size]
 
-    def copies(self, memory: Array) -> Array:
+    def copies_frame(self, memory: Array) -> Array:
         """The frame of the copies."""
         return memory[self.frame_size : self.frame_size + f.SHORT_SIZE]
 

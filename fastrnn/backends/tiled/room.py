@@ -27,27 +27,25 @@ def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
 class Room:
     """Memory that one call needs, and the next one again (`fastrnn.reuse`): tables of so many bytes.
 
-    They stand one after the other, each at a multiple of `ALIGNMENT`, the first one as soon as there is one.
+    The first stands at the first multiple of `ALIGNMENT`, each other one at the next multiple after the one before.
 
     Attributes
     ----------
-    tables : tuple
-        What compiled code finds them by: the memory, and the bytes of each table.
+    memory : ndarray
+        Bytes, a few more than the tables have.
     nbytes : int
         Of all tables.
     """
 
     def __init__(self, *sizes: int) -> None:
-        self.nbytes = sum(sizes)
-        memory = empty((self.nbytes + ALIGNMENT * (len(sizes) + 1),), BYTE)
-        self.tables: tuple[Any, ...] = memory, *sizes
+        self._sizes, self.nbytes = sizes, sum(sizes)
+        self.memory = empty((self.nbytes + ALIGNMENT * (len(sizes) + 1),), BYTE)
 
     @lazy
     def at(self) -> list[int]:
         """The address of each table."""
-        memory, *sizes = self.tables
-        begin = padded(address(memory), ALIGNMENT)
-        return [begin + skip for skip in accumulate([0, *[padded(size, ALIGNMENT) for size in sizes[:-1]]])]
+        begin = padded(address(self.memory), ALIGNMENT)
+        return [begin + skip for skip in accumulate([0, *[padded(size, ALIGNMENT) for size in self._sizes[:-1]]])]
 
 
 def padded(count: int, block: int) -> int:

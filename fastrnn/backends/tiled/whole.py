@@ -43,8 +43,8 @@ class WholeBackward:
         if self._sums:
             self._operands.append((f.OF_GRADIENT, 0, 0, form.gradient_stride))
         self._runs: dict[int, tuple[Callable[..., int], int]] = {}  # by the number of threads
-        # Bytes of the gates' gradients and all offsets, of the states' gradients, and of sums of the former; whatever
-        # of that the rows are many of begins on a cache line.
+        # The bytes that it needs for a step of a row, the gates' gradients and all offsets; for a row, the states'
+        # gradients; and besides, the sums of all rows, and what it takes to begin each of these on a cache line.
         self._step_bytes = form.gradient_stride + 8 * len(self._operands)
         self._row_bytes = sum(form.state_strides)
         self._other_bytes = form.gradient_stride + ALIGNMENT * (len(form.state_strides) + 2)
@@ -62,7 +62,7 @@ class WholeBackward:
         run, size = self._runs.get(members) or self._made(form, members)
         room = empty((size + rows.total * self._step_bytes + rows.batch * self._row_bytes,), BYTE)
         return run(
-            frame, rows.table, tape.x, dy, dx, tape.room.tables, state, at, tape.reverse,
+            frame, rows.table, tape.x, dy, dx, tape.room.memory, state, at, tape.reverse,
             tuple([into[name] for name in self._names]), room, boxes, members, apart,
         )  # fmt: skip
 
