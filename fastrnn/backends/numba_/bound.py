@@ -63,7 +63,7 @@ def number_to_object(_context: Any, number: Any) -> Any:
 
 @intrinsic
 def object_to_number(_context: Any, thing: Any) -> Any:
-    """A whole number of Python's, or a truth value. It takes the interpreter's lock, as it may be any object."""
+    """A whole number of Python's, or a truth value. Only with the interpreter's lock: it may be any object."""
 
     def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         api = context.get_python_api(builder)
