@@ -5,7 +5,8 @@ can take half as long again for that, an inference four times as long (RNN, T=32
 longer, and whether it does depends on what else the process has on its heap. So large buffers that come back are kept
 for the next call: the last ones, `MOST` bytes in all. And the C library is brought to keep what small ones leave free.
 
-All steps are single operations of a dict, and need no lock: a buffer may come back at any moment, in any thread.
+All steps are single operations of a dict, and need no lock: a buffer may come back at any moment, in any thread, also
+when the collector of garbage runs within such a step.
 """
 
 from __future__ import annotations
@@ -70,8 +71,10 @@ class _Memory:
 
 def _memory(size: int) -> _Memory:
     """A buffer of that size, or little more."""
-    for key, memory in reversed(list(_idle.items())):  # the last one is the likeliest to be in a cache
-        if size <= memory.size <= size + size // 4 and _idle.pop(key, None) is not None:
+    # The last one is the likeliest to be in a cache. Not of the items: to make a tuple of each may run the collector of
+    # garbage, in which buffers come back while the dict is read.
+    for memory in reversed(list(_idle.values())):
+        if size <= memory.size <= size + size // 4 and _idle.pop(id(memory), None) is not None:
             return memory
     return _Memory(size)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import subprocess
@@ -224,3 +225,23 @@ def test_no_memory_is_no_loan(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises((MemoryError, ValueError)):
         reuse.Loan(1 << 62)
     assert not seen
+
+
+def test_buffers_that_the_collector_brings_back_while_one_is_looked_for() -> None:
+    """It runs after so many new objects that may be part of a cycle: at each of those that are made on the way."""
+    before = gc.get_threshold()
+    pairs = [(index, index) for index in range(5000)]  # so that Python has no old ones left to use again
+    try:
+        for more in range(40):
+            gc.collect()
+            gc.set_threshold(0)
+            kept = [buffer(SIZE) for _ in range(8)]
+            cycles: list[Any] = [[buffer(2 * SIZE)] for _ in range(8)]
+            for cycle in cycles:
+                cycle.append(cycle)
+            del kept, cycles, cycle
+            pairs += [(index, more) for index in range(100)]
+            gc.set_threshold(gc.get_count()[0] + more)
+            assert len(buffer(4 * SIZE)) == 4 * SIZE  # none that is kept is as large
+    finally:
+        gc.set_threshold(*before)
