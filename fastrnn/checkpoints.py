@@ -12,12 +12,12 @@ computed anew piece by piece, and in none is it more than a small part of what a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from fastrnn.backends.contract import Array, Rows, States, each
+from fastrnn.backends.contract import Array, Parameters, Rows, States, each
 from fastrnn.layer import Layer, repeated
 from fastrnn.parameters import Packs
 from fastrnn.record import Record
@@ -114,7 +114,7 @@ def backward(
     tapes: Sequence[Checkpoints],
     dy: Array,
     dstate: States,
-    into: Sequence[Mapping[str, Array]],
+    into: Sequence[Parameters],
     base: int,
 ) -> Array:
     """As `Layer.backward`, from the tapes of `record`."""
@@ -122,7 +122,7 @@ def backward(
     dxs = [layer.room(rows, layer.sizes.input_size) for _ in tapes]
     for dx in dxs:
         rows.clear(dx)
-    sums = [layer.backend.sums(gradients, rows.total) for gradients in into]
+    sums = [layer.backend.sums(tape.pack, own, rows.total) for tape, own in zip(tapes, into, strict=True)]
     for index in reversed(range(len(tapes[0].states))):
         pieces = [tape.piece(index) for tape in tapes]
         recorded = _recorded(layer, tapes, pieces, index)

@@ -33,16 +33,14 @@ def array(name: str, value: object, dtype: np.dtype[Any], copy: bool = False) ->
 
     What is already so is not copied, unless ``copy``; the copy is C-contiguous.
     """
-    if type(value) is not np.ndarray or value.dtype is not dtype:
+    if type(value) is np.ndarray and value.dtype is dtype:
+        if copy and value.size < reuse.FEW:
+            return value.copy()  # as below, sooner
+    else:
         value = _numbers(name, value)
         copy = copy or value.dtype != dtype  # another byte order is another dtype, too
     if copy:
-        if value.dtype is dtype and value.size < reuse.FEW:
-            return value.copy()  # the same, sooner
         found = reuse.empty(value.shape, dtype)
-        if value.dtype is dtype:
-            found[...] = value
-            return found
         with np.errstate(all="ignore"):  # what is beyond float32 is infinite, as IEEE 754 has it
             found[...] = value
         return found

@@ -6,7 +6,7 @@ Arrays here are as the backends want them (see `fastrnn.backends.contract`); sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from fastrnn import reuse
 from fastrnn.backends import load
-from fastrnn.backends.contract import Array, Backend, Rows, States, each
+from fastrnn.backends.contract import Array, Backend, Parameters, Rows, States, each
 from fastrnn.equations import Sizes
 from fastrnn.parameters import Packs
 from fastrnn.plan import Plan
@@ -30,6 +30,7 @@ class Layer:
     ) -> None:
         self.plan, self.sizes, self.directions, self.dtype, self._backend = plan, sizes, directions, dtype, backend
         self.shapes = plan.cell.parameter_shapes(sizes, bias)
+        self._each_shape = tuple(self.shapes.values())
         few = all(prod(shape) < reuse.FEW for shape in self.shapes.values())
         self._new = np.empty if few else reuse.empty  # the same, sooner
         self.state_sizes = tuple(sizes.width(width) for width in plan.cell.state_widths)
@@ -41,13 +42,14 @@ class Layer:
         return load(self._backend)
 
     @lazy
-    def pack(self) -> Callable[[tuple[Array, ...]], Any]:
-        """What makes the pack of one direction from its parameters, in the order of their shapes."""
+    def pack(self) -> Callable[[Parameters], Any]:
+        """What makes the pack of one direction from its parameters, in the order of `shapes`."""
         return self.backend.packer(self.plan, list(self.shapes), self.sizes, self.dtype)
 
-    def empty_parameters(self) -> dict[str, Array]:
+    def empty_parameters(self) -> Parameters:
         """New arrays, to be written, in the shapes of the parameters of one direction."""
-        return {name: self._new(shape, self.dtype) for name, shape in self.shapes.items()}
+        new, dtype = self._new, self.dtype
+        return tuple([new(shape, dtype) for shape in self._each_shape])
 
     def room(self, rows: Rows, width: int) -> Array:
         """A new (T, B, width) array for a scan to write."""
@@ -57,18 +59,25 @@ class Layer:
         self, packs: Packs, rows: Rows, x: Array, y: Array, state: States | None, final: States, base: int
     ) -> None:
         """Run all directions over x (T, B, I), each to its part of y (T, B, D*O)."""
-        self._scan(packs, rows, x, y, state, final, base, [None] * self.directions)
+        if self.directions == 1:
+            self.backend.scan(packs[base], rows, x, y, state, final, base, False, get_num_threads())
+        else:
+            self._both(packs, rows, x, y, state, final, base, (None, None))
 
     def record(
         self, packs: Packs, rows: Rows, x: Array, y: Array, state: States | None, final: States, base: int
     ) -> list[Any]:
         """As `forward`; the tape of each direction."""
-        reverse = (False, True)[: self.directions]
-        tapes = [self.backend.tape(packs[base + k], rows, x, backward) for k, backward in enumerate(reverse)]
-        self._scan(packs, rows, x, y, state, final, base, tapes)
+        backend = self.backend
+        tapes = [backend.tape(packs[base], rows, x, False)]
+        if self.directions == 1:
+            backend.scan(packs[base], rows, x, y, state, final, base, False, get_num_threads(), tapes[0])
+        else:
+            tapes.append(backend.tape(packs[base + 1], rows, x, True))
+            self._both(packs, rows, x, y, state, final, base, tapes)
         return tapes
 
-    def _scan(
+    def _both(
         self, packs: Packs, rows: Rows, x: Array, y: Array, state: States | None, final: States, base: int,
         tapes: Sequence[Any],
     ) -> None:  # fmt: skip
@@ -76,8 +85,8 @@ class Layer:
         backend, threads, parts = self.backend, get_num_threads(), []
         for direction, tape in enumerate(tapes):
             at, reverse, out = base + direction, direction == 1, self.of(y, direction)
-            if self.directions == 1 or threads == 1:
-                backend.scan(packs[at], rows, x, out, state, final, at, reverse, threads, tape)
+            if threads == 1:
+                backend.scan(packs[at], rows, x, out, state, final, at, reverse, 1, tape)
             else:
                 begin, end = each(state, at), each(final, at)
                 parts.append(backend.forward(packs[at], rows, x, out, begin, end, reverse, tape))
@@ -110,20 +119,32 @@ class Layer:
         rows: Rows,
         dy: Array,
         dstate: States,
-        into: Sequence[Mapping[str, Array]],
+        into: Sequence[Parameters],
         base: int,
     ) -> Array:
         """The gradient of x. ``dstate`` goes in as the gradient of the final states, comes out as that of the first."""
-        backend, threads = self.backend, get_num_threads()
-        parts, dxs = [], []
+        if self.directions == 2:
+            return self._both_back(tapes, rows, dy, dstate, into, base)
+        dx = self.room(rows, self.sizes.input_size)
+        self.backend.gradients(tapes[0], dy, dstate, dx, base, into[0], get_num_threads())
+        return dx
+
+    def _both_back(
+        self, tapes: Sequence[Any], rows: Rows, dy: Array, dstate: States, into: Sequence[Parameters],
+        base: int,
+    ) -> Array:  # fmt: skip
+        """As `_both`."""
+        backend, threads, parts, dxs = self.backend, get_num_threads(), [], []
         for direction, (tape, gradients) in enumerate(zip(tapes, into, strict=True)):
             at, dx, out = base + direction, self.room(rows, self.sizes.input_size), self.of(dy, direction)
             dxs.append(dx)
-            if self.directions == 1 or threads == 1:
-                backend.gradients(tape, out, dstate, dx, at, gradients, threads)
+            if threads == 1:
+                backend.gradients(tape, out, dstate, dx, at, gradients, 1)
             else:
                 ends = each(dstate, at)
-                parts.append(backend.backward(tape, out, ends, dx, ends, backend.sums(gradients, rows.total)))
+                parts.append(
+                    backend.backward(tape, out, ends, dx, ends, backend.sums(tape.pack, gradients, rows.total))
+                )
         if parts:
             backend.run(parts, rows, threads)
         return self.total(dxs)

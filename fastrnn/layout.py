@@ -73,7 +73,10 @@ class StateLayout:
 
     def zeros(self, batch: int) -> tuple[Array, ...]:
         """New states, all zero."""
-        return tuple([np.zeros((self.count, batch, width), self.dtype) for width in self.widths])
+        widths = self.widths
+        if len(widths) == 1:  # written out, as in `empty`
+            return (np.zeros((self.count, batch, widths[0]), self.dtype),)
+        return tuple([np.zeros((self.count, batch, width), self.dtype) for width in widths])
 
     def empty(self, batch: int) -> tuple[Array, ...]:
         """New states to be written."""

@@ -35,13 +35,14 @@ class _Lease:
 
 
 class ParameterStore:
-    """Named arrays of one dtype, in memory that it owns, and what ``make`` packs from them."""
+    """Named arrays of one dtype, in memory that it owns, and what ``make`` packs from them, in their order."""
 
     def __init__(
-        self, values: Mapping[str, Array], dtype: np.dtype[Any], make: Callable[[Mapping[str, Array]], Packs]
+        self, values: Mapping[str, Array], dtype: np.dtype[Any], make: Callable[[tuple[Array, ...]], Packs]
     ) -> None:
         self.dtype, self._make = dtype, make
         self.shapes = {name: value.shape for name, value in values.items()}
+        self._labels = {name: f"values[{name!r}]" for name in values}  # as messages of `set` have them
         self._values = {name: _copy(value, dtype) for name, value in values.items()}  # never written to
         self._leased: dict[str, tuple[weakref.ref[_Lease], Array]] = {}  # the lease, and its memory
         self._packs: Packs | None = None
@@ -62,20 +63,20 @@ class ParameterStore:
 
     def set(self, values: Mapping[str, object]) -> None:
         """Copy new values into some parameters; after an error, none has changed."""
-        if not isinstance(values, Mapping):
+        if type(values) is not dict and not isinstance(values, Mapping):
             raise TypeError(f"values: expected a mapping from names to arrays, got {checks.described(values)}")
-        new: dict[str, Array] = {}
+        new, shapes, labels, dtype = dict[str, Array](), self.shapes, self._labels, self.dtype
         for name, value in values.items():
-            if name not in self.shapes:
-                raise ValueError(f"values: expected names out of {', '.join(self.shapes)}; got {name!r}")
+            if name not in shapes:
+                raise ValueError(f"values: expected names out of {', '.join(shapes)}; got {name!r}")
             # A copy, since the value may be a view of a parameter that is written before this one.
-            new[name] = checks.shaped(f"values[{name!r}]", value, self.dtype, self.shapes[name], "the shape", copy=True)
+            new[name] = checks.shaped(labels[name], value, dtype, shapes[name], "the shape", True)
         with self._lock:
             self._packs = self.current = None
-            for name, array in new.items():
-                self._values[name] = array
-                if name in self._leased:
-                    self._leased[name][1][...] = array
+            self._values.update(new)
+            for name, (_, memory) in self._leased.items():
+                if name in new:
+                    memory[...] = new[name]
 
     def values(self) -> dict[str, Array]:
         """Copies of all parameters."""
@@ -89,9 +90,10 @@ class ParameterStore:
         if packs is not None:
             return packs
         with self._lock:
-            self._look()
+            if self._leased:
+                self._look()
             if self._packs is None:
-                self._packs = self._make(self._values)
+                self._packs = self._make(tuple(self._values.values()))
             self.current = None if self._leased else self._packs
             return self._packs
 

@@ -260,7 +260,7 @@ class Recurrent:
         TypeError, ValueError
             As when the layer is called.
         """
-        sequence = checks.flag("sequence", sequence)
+        sequence = sequence is True or checks.flag("sequence", sequence)
         every = None if checkpoint_every is None else checks.size("checkpoint_every", checkpoint_every)
         packs = self._packs()
         xt, batched = self._layout.input(x, copy=True)
@@ -270,7 +270,8 @@ class Recurrent:
         final = self._states.empty(batch)
         y, yt = self._layout.output(rows, self._width, batched)
         tape_type, _ = _tape_types()
-        tape = tape_type(self, self._stack.record(packs, rows, xt, yt, first, final, every), batched, sequence)
+        tapes, masks = self._stack.record(packs, rows, xt, yt, first, final, every)
+        tape = tape_type(self, rows, tapes, masks, batched, sequence, every is not None)
         if not sequence:
             last = np.zeros((batch, self._width), self.dtype)
             index = last_steps(rows)
@@ -307,13 +308,13 @@ class Recurrent:
             raise ValueError(f"tape: expected one that this layer recorded, got one of {tape.layer!r}")
         if dy is None and dstate is None:
             raise ValueError("dy, dstate: expected at least one of them, got None and None")
-        rows, batched = tape._stack.rows, tape._batched
+        rows, batched = tape._rows, tape._batched
         dyt = self._output_gradient(tape, dy)
         if dstate is None:
             ends = self._states.zeros(rows.batch)
         else:
             ends = self._states.read("dstate", dstate, rows.batch, batched, copy=True)
-        dxt, parameters = self._stack.backward(tape._stack, dyt, ends)
+        dxt, parameters = self._stack.backward(tape._tapes, tape._masks, rows, dyt, ends, tape._checkpoints)
         dx = np.ascontiguousarray(dxt.swapaxes(0, 1)) if batched and self.batch_first else dxt if batched else dxt[:, 0]
         return gradients(dx, self._states.present(ends, batched), parameters)
 
@@ -326,7 +327,7 @@ class Recurrent:
 
     def _output_gradient(self, tape: Tape, dy: ArrayLike | None) -> Array:
         """dy as (T, B, D*H)."""
-        rows = tape._stack.rows
+        rows = tape._rows
         if dy is None:
             return reuse.zeros((rows.steps, rows.batch, self._width), self.dtype)
         if tape._sequence:

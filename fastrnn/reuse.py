@@ -43,9 +43,10 @@ def address(array: Any) -> int:
 
 def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """A new array, not initialised; its memory comes back when it and all of its views are gone."""
-    size = prod(shape) * dtype.itemsize
-    if size < LEAST:
+    count = prod(shape)
+    if count < FEW or count * dtype.itemsize < LEAST:
         return np.empty(shape, dtype)
+    size = count * dtype.itemsize
     loan = Loan(size)
     loan.__array_interface__ = {"shape": shape, "typestr": dtype.str, "data": (loan.address, False), "version": 3}
     return np.asarray(loan)

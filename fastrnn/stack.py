@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from fastrnn import checkpoints, reuse
-from fastrnn.backends.contract import Array, Rows, States
+from fastrnn.backends.contract import Array, Parameters, Rows, States
 from fastrnn.layer import Layer
 from fastrnn.parameters import Packs
 from fastrnn.threads import renew_after_fork
 
+Masks = dict[int, Array]  # by the layer: what dropout leaves of its input, True where it is kept
 CHUNK_BYTES = 1 << 22  # of what is held between two layers: hundreds of steps but for wide layers and large batches
-
-
-class StackTape:
-    """What `Stack.record` keeps: the tapes of each layer's directions, and what was dropped between the layers.
-
-    Of each layer there are its input, the tapes of its directions, and a mask of the input: True where it is kept.
-    """
-
-    def __init__(
-        self, rows: Rows, inputs: list[Array], tapes: list[list[Any]], masks: list[Array | None], checkpoints: bool
-    ) -> None:
-        self.rows, self.inputs, self.tapes, self.masks = rows, inputs, tapes, masks
-        self.checkpoints = checkpoints
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all arrays, but for the packs."""
-        arrays = [*self.inputs, *(mask for mask in self.masks if mask is not None)]
-        kept: int = sum(tape.nbytes for tapes in self.tapes for tape in tapes)
-        return kept + sum(array.nbytes for array in arrays)
 
 
 class Stack:
@@ -44,24 +25,16 @@ class Stack:
         self.layers, self.dropout, self._seed = layers, dropout, seed
         self.directions = layers[0].directions
         self.output_size = self.directions * layers[0].output_size
-        self._each = [layer for layer in layers for _ in range(self.directions)]
-        self.names = [
-            {name: f"{name}_l{index}{suffix}" for name in layer.shapes}
-            for index, layer in enumerate(layers)
-            for suffix in ("", "_reverse")[: self.directions]
-        ]
+        self.shapes: dict[str, tuple[int, ...]] = {}  # of all parameters, by their full names
+        self._parts: list[tuple[Layer, slice]] = []  # of each direction its layer, and which parameters are its own
+        for index, layer in enumerate(layers):
+            for suffix in ("", "_reverse")[: self.directions]:
+                begin = len(self.shapes)
+                self.shapes |= {f"{name}_l{index}{suffix}": shape for name, shape in layer.shapes.items()}
+                self._parts.append((layer, slice(begin, len(self.shapes))))
         self._generator: np.random.Generator | None = None
         self._lock = threading.Lock()  # of the generator
         renew_after_fork(self)
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of all parameters, by their full names, layer by layer."""
-        return {
-            full: layer.shapes[name]
-            for layer, names in zip(self._each, self.names, strict=True)
-            for name, full in names.items()
-        }
 
     def _random(self) -> np.random.Generator:
         """What the dropout draws from. Made when it is needed: `numpy.random` takes milliseconds to import."""
@@ -84,14 +57,9 @@ class Stack:
             with self._lock:
                 self._random().bit_generator.state = state
 
-    def packs(self, values: Mapping[str, Array]) -> Packs:
-        """The packs of all layers and directions."""
-        return tuple(
-            [
-                layer.pack(tuple([values[full] for full in names.values()]))
-                for layer, names in zip(self._each, self.names, strict=True)
-            ]
-        )
+    def packs(self, values: Parameters) -> Packs:
+        """The packs of all layers and directions, of all parameters in the order of `shapes`."""
+        return tuple([layer.pack(values[own]) for layer, own in self._parts])
 
     def forward(self, packs: Packs, rows: Rows, x: Array, y: Array, state: States | None, final: States) -> None:
         """Run all layers. y is (T, B, D*O), or (B, D*O) for the last valid output of each row only.
@@ -126,49 +94,46 @@ class Stack:
     def record(
         self, packs: Packs, rows: Rows, x: Array, y: Array, state: States | None, final: States,
         every: int | None = None,
-    ) -> StackTape:  # fmt: skip
-        """As `forward` with a whole y, with dropout. x must not change as long as the tape is in use.
+    ) -> tuple[list[list[Any]], Masks]:  # fmt: skip
+        """As `forward` with a whole y, with dropout. x must not change as long as the tapes are in use.
 
-        With ``every`` the tape keeps checkpoints, see `fastrnn.checkpoints`.
+        It returns for each layer the tapes of its directions, with ``every`` checkpoints (`fastrnn.checkpoints`), and
+        the masks of the layers' inputs.
         """
-        inputs, tapes, masks = [], [], []
+        tapes, masks, top = [], Masks(), self.layers[-1]
         for index, layer in enumerate(self.layers):
-            top = index == len(self.layers) - 1
-            out = y if top else layer.room(rows, self.output_size)
-            mask = self._mask(x.shape) if index else None
-            self._drop(x, mask)
-            masks.append(mask)
-            inputs.append(x)
+            if index and self.dropout:
+                masks[index] = self._mask(x.shape)
+                self._drop(x, masks[index])
+            out = y if layer is top else layer.room(rows, self.output_size)
             arguments = packs, rows, x, out, state, final, index * self.directions
             tapes.append(layer.record(*arguments) if every is None else checkpoints.record(layer, *arguments, every))
             x = out
-        return StackTape(rows, inputs, tapes, masks, every is not None)
+        return tapes, masks
 
-    def backward(self, tape: StackTape, dy: Array, dstate: States) -> tuple[Array, dict[str, Array]]:
+    def backward(
+        self, tapes: list[list[Any]], masks: Masks, rows: Rows, dy: Array, dstate: States, checkpointed: bool
+    ) -> tuple[Array, dict[str, Array]]:
         """The gradients of x and the parameters. ``dstate`` changes in place, from the final states' to the first's."""
-        found: list[dict[str, Array]] = []  # of each layer and direction
-        for index in reversed(range(len(self.layers))):
+        into = [layer.empty_parameters() for layer, _ in self._parts]
+        for index in range(len(self.layers) - 1, -1, -1):
             layer, base = self.layers[index], index * self.directions
-            into = [layer.empty_parameters() for _ in range(self.directions)]
-            if tape.checkpoints:
-                dy = checkpoints.backward(layer, tape.tapes[index], dy, dstate, into, base)
+            own = into[base : base + self.directions]
+            if checkpointed:
+                dy = checkpoints.backward(layer, tapes[index], dy, dstate, own, base)
             else:
-                dy = layer.backward(tape.tapes[index], tape.rows, dy, dstate, into, base)
-            self._drop(dy, tape.masks[index])
-            found = into + found
-        named = zip(self.names, found, strict=True)
-        return dy, {full: arrays[name] for names, arrays in named for name, full in names.items()}
+                dy = layer.backward(tapes[index], rows, dy, dstate, own, base)
+            if index in masks:
+                self._drop(dy, masks[index])
+        return dy, dict(zip(self.shapes, chain.from_iterable(into), strict=True))
 
-    def _mask(self, shape: tuple[int, ...]) -> Array | None:
+    def _mask(self, shape: tuple[int, ...]) -> Array:
         """What to keep of a layer's input, drawn for padding too, so that it does not depend on the lengths."""
-        if self.dropout == 0.0:
-            return None
         with self._lock:
             return self._random().random(shape, dtype=np.float32) >= np.float32(self.dropout)
 
-    def _drop(self, x: Array, mask: Array | None) -> None:
+    def _drop(self, x: Array, mask: Array) -> None:
         """Zero what is not kept and scale the rest, in place, so that the mean stays."""
-        if mask is not None:
-            with np.errstate(all="ignore"):
-                x *= mask
-                x *= x.dtype.type(1.0 / (1.0 - self.dropout))
+        with np.errstate(all="ignore"):
+            x *= mask
+            x *= x.dtype.type(1.0 / (1.0 - self.dropout))

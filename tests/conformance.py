@@ -126,7 +126,7 @@ def run_scan(
         return written
     dx, ends = np.full(x.shape, UNTOUCHED, kind), tuple(d.astype(kind) for d in scan.dfinal)
     into = {name: np.full(value.shape, UNTOUCHED, kind) for name, value in parameters.items()}
-    sums = backend.sums(into, rows.total)
+    sums = backend.sums(pack, tuple(into.values()), rows.total)
     backend.backward(tape, scan.dy.astype(kind), ends, dx, ends, sums)(0, scan.case.B)  # dstate may be dfinal's arrays
     return {**written, "x": dx, **{f"state{k}": d for k, d in enumerate(ends)}, **into}
 

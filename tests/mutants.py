@@ -79,7 +79,7 @@ class Mutant:
 
     def gradients(self, tape, dy, state, dx, at, into, threads):  # type: ignore[no-untyped-def]
         ends = each(state, at)
-        part = self.backward(tape, dy, ends, dx, ends, self.sums(into, tape.rows.total))
+        part = self.backward(tape, dy, ends, dx, ends, self.sums(tape.pack, into, tape.rows.total))
         self.run([part], tape.rows, threads)
 
 

@@ -201,7 +201,7 @@ def test_who_has_gone_to_sleep_is_called_before_the_next_piece(backend: str, mon
 
     cut(monkeypatch, 40)  # for two threads 13 steps of 6 rows: five pieces, which complete a block three times
     y, _, tape = layer.record(values["x"])
-    assert tape._stack.tapes[0][0].pack.training_frame.any()  # packed before
+    assert tape._tapes[0][0].pack.training_frame.any()  # packed before
     monkeypatch.setattr(kernels.crew, "gather", noted("gather", kernels.crew.gather))
     monkeypatch.setattr(kernels.native, "run_list", noted("run", kernels.native.run_list), raising=False)
     monkeypatch.setattr(scan, "HEADS", 0)

@@ -21,7 +21,6 @@ from sharing import share_everything
 
 import fastrnn
 from fastrnn.backends import load
-from fastrnn.backends.tiled import backend as tiled
 from fastrnn.backends.tiled import copying
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled import packing as packings
@@ -189,7 +188,7 @@ def test_there_are_checkpoints(
     came: list[None] = []
     monkeypatch.setattr(copying, "checkpoint", lambda: came.append(None))
     monkeypatch.setattr(copying, "PIECE_BYTES", 10_000)
-    monkeypatch.setattr(tiled, "SHORT", 0)
+    monkeypatch.setattr(packings, "SHORT", 0)
     with share_everything(), fastrnn.threads(threads):
         found = answers("lstm", True, backend)
         (pack,) = make_layer("lstm", 5, 21, backend=backend)._packs()
@@ -276,3 +275,24 @@ def test_inference_packs_for_one_way_alone(backend: str) -> None:
         np.shares_memory(one, layer._store._values[f"{name}_l0"])
         for name, one in zip(pack.form.shapes, pack._weights, strict=True)
     )
+
+
+@compiled
+@pytest.mark.parametrize("cell", CELLS)
+def test_training_packs_both_ways_at_once(backend: str, cell: str) -> None:
+    """As far as neither is packed and there is little to copy; the values are those of one after the other."""
+    layer = make_layer(cell, 5, 21, backend=backend, **({"proj_size": 9} if cell == "lstm_projected" else {}))
+    x = np.random.default_rng(0).normal(size=(4, 3, 5))
+    found = []
+    for packed in (False, True):
+        layer.set_parameters(dict(layer.parameters))
+        (pack,) = layer._packs()
+        if packed:
+            assert pack.frame.any() and "training_frame" not in vars(pack)
+        y, _, tape = layer.record(x)
+        assert ("training_frame" in vars(pack)) is not packed
+        back = layer.backward(tape, y)
+        assert np.shares_memory(pack.frame.base, pack.training_frame.base) is not packed
+        found.append([y, back.x, *back.parameters.values()])
+    for one, other in zip(*found, strict=True):
+        assert_same_bits(one, other)

@@ -12,6 +12,7 @@ from conformance import make_layer
 from sharing import share_everything
 
 import fastrnn
+from fastrnn.backends.tiled import backend as tapes
 from fastrnn.backends.tiled import packing as packings
 from fastrnn.backends.tiled import room as rooms
 from fastrnn.backends.tiled import whole as wholes
@@ -45,12 +46,17 @@ class Guarded:
 
 
 def answers(layer: Any, steps: int, batch: int, *given: Any) -> list[np.ndarray]:
-    """Outputs without and with a tape, and gradients."""
+    """Outputs without and with a tape, and gradients: of weights that are packed both ways at once, and one by one."""
     x = np.random.default_rng(0).normal(size=(steps, batch, layer.input_size))
-    alone, _ = layer(x, None, *given)
-    y, state, tape = layer.record(x, None, *given)
-    back = layer.backward(tape, y)
-    return [alone, y, *(state if isinstance(state, tuple) else [state]), back.x, *back.parameters.values()]
+    found = []
+    for alone in (False, True):
+        layer.set_parameters(dict(layer.parameters))
+        if alone:
+            found.append(layer(x, None, *given)[0])
+        y, state, tape = layer.record(x, None, *given)
+        back = layer.backward(tape, y)
+        found += [y, *(state if isinstance(state, tuple) else [state]), back.x, *back.parameters.values()]
+    return found
 
 
 @compiled
@@ -73,7 +79,7 @@ def test_nothing_is_written_outside(
                     for n in (None, lengths)]  # fmt: skip
         guarded = Guarded()
         with monkeypatch.context() as inside, fastrnn.threads(threads), share_everything(rows_apart=batch % 2 * 100):
-            for module in (packings, rooms, wholes):
+            for module in (packings, rooms, tapes, wholes):
                 inside.setattr(module, "empty", guarded)
             layer = make_layer(cell, inputs, hidden, dtype=dtype, backend=backend, **options)
             found = [answers(layer, steps, batch, n) for n in (None, lengths)]

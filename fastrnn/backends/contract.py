@@ -37,7 +37,7 @@ state, dx and dstate depend neither on the other rows nor on how the rows are ha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Protocol, overload
 
@@ -50,6 +50,7 @@ from fastrnn.plan import Plan
 from fastrnn.record import Record, lazy
 
 States = tuple[Array, ...]
+Parameters = tuple[Array, ...]  # of one pack, or their gradients, in the order of the names that it was made with
 TABLE_SIZE = 7  # numbers of `Rows.table`
 
 
@@ -150,16 +151,10 @@ class Rows(Record):
         return int(self.numbers[self._place(2, 1) + self.longest])
 
 
-class Pack(Protocol):
-    """The weights of one layer and direction, as a backend wants them. It never changes once it is made."""
-
-    plan: Plan
-    sizes: Sizes
-    dtype: np.dtype[Any]
-
-
 class Tape(Protocol):
     """What a recording forward keeps."""
+
+    x: Array
 
     @property
     def nbytes(self) -> int:
@@ -240,11 +235,12 @@ class Backend(Protocol):
 
     def packer(
         self, plan: Plan, names: Sequence[str], sizes: Sizes, dtype: np.dtype[Any]
-    ) -> Callable[[tuple[Array, ...]], Pack]:
-        """What makes a pack of parameters with these names, those of `Cell.parameter_shapes`; absent biases are zero.
+    ) -> Callable[[Parameters], Any]:
+        """What makes packs: the weights of one layer and direction, as the backend wants them.
 
-        It is made once, and a pack after each change. The arrays, in the order of the names, C-contiguous and of the
-        dtype, must never change: a pack may go on using them.
+        The parameters' names are those of `Cell.parameter_shapes`; absent biases are zero. It is made once, and a pack
+        after each change of the parameters. Their arrays, C-contiguous and of the dtype, must never change: a pack,
+        which does not change either, may go on using them.
         """
 
     def tape(self, pack: Any, rows: Rows, x: Array, reverse: bool) -> Any:
@@ -270,7 +266,7 @@ class Backend(Protocol):
         """`forward` and `run` in one; of ``state`` and ``final``, (L*D, B, S_k) each, the parts ``at`` are meant."""
 
     def gradients(
-        self, tape: Any, dy: Array, state: States, dx: Array, at: int, into: Mapping[str, Array], threads: int
+        self, tape: Any, dy: Array, state: States, dx: Array, at: int, into: Parameters, threads: int
     ) -> None:
         """`backward`, `sums` and `run` in one. Of ``state``, (L*D, B, S_k) each, the parts ``at`` are meant: dfinal at
         first, dstate in the end; ``into`` is the gradients of all parameters."""
@@ -278,7 +274,7 @@ class Backend(Protocol):
     def backward(self, tape: Any, dy: Array, dfinal: States, dx: Array, dstate: States, sums: Any) -> Part:
         """Make ready a backward scan, which also adds to the gradients of the parameters. It takes all rows at once."""
 
-    def sums(self, into: Mapping[str, Array], total: int) -> Any:
+    def sums(self, pack: Any, into: Parameters, total: int) -> Any:
         """What a backward scan of ``total`` valid steps adds to: the gradients of all parameters, which are written.
 
         The scan may come in pieces, `Rows.piece` each, the last piece of time first: what is in ``into`` after the

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.backends.contract import TURN, Array, Part, Rows, States, StepOf, cuts, each, step_fits
+from fastrnn.backends.contract import TURN, Array, Parameters, Part, Rows, States, StepOf, cuts, each, step_fits
 from fastrnn.backends.evaluate import PROJECTION, Backward, Forward
 from fastrnn.backends.numpy_pack import NumpyPack, packed
 from fastrnn.backends.steps import Piece, Steps
@@ -111,11 +111,11 @@ class NumpyBackend:
         self.run([self.forward(pack, rows, x, y, each(state, at), each(final, at), reverse, tape)], rows, threads)
 
     def gradients(
-        self, tape: NumpyTape, dy: Array, state: States, dx: Array, at: int, into: Mapping[str, Array], threads: int
+        self, tape: NumpyTape, dy: Array, state: States, dx: Array, at: int, into: Parameters, threads: int
     ) -> None:
         """Make ready and run."""
         ends = each(state, at)
-        part = self.backward(tape, dy, ends, dx, ends, self.sums(into, tape.rows.total))
+        part = self.backward(tape, dy, ends, dx, ends, self.sums(tape.pack, into, tape.rows.total))
         self.run([part], tape.rows, threads)
 
     def backward(
@@ -141,9 +141,9 @@ class NumpyBackend:
 
         return _Backward(tape.rows, run, 2 * tape.rows.total * pack.weight_count, sums.tasks(tape, work))
 
-    def sums(self, into: Mapping[str, Array], total: int) -> NumpySums:
+    def sums(self, pack: NumpyPack, into: Parameters, total: int) -> NumpySums:
         """See the contract."""
-        return NumpySums(into)
+        return NumpySums(dict(zip(pack.names, into, strict=True)))
 
     def run(self, parts: Sequence[Part], rows: Rows, threads: int) -> None:
         """Directions, and ranges of rows, each on a thread of its own; then, likewise, the sums of backward scans."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ class NumpyPack(Record):
     plan: Plan
     sizes: Sizes
     dtype: np.dtype[Any]
+    names: Sequence[str]  # of the parameters
     forward: Forward
     backward: Backward
     weight_ih: Array
@@ -69,6 +70,7 @@ def packed(
         plan=plan,
         sizes=sizes,
         dtype=dtype,
+        names=list(parameters),
         forward=forward,
         backward=backward,
         weight_ih=_frozen(_blocks(parameters["weight_ih"], forward.input_order, hidden), dtype),

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrnn.backends.contract import Array, Part, Rows, States, each
+from fastrnn.backends.contract import Array, Parameters, Part, Rows, States, each
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.box import NOBODY
 from fastrnn.backends.tiled.form import Form
 from fastrnn.backends.tiled.native import Native
-from fastrnn.backends.tiled.pack import TiledPack, Weights
+from fastrnn.backends.tiled.pack import TiledPack
 from fastrnn.backends.tiled.packing import Packing
-from fastrnn.backends.tiled.room import Room, spaced
+from fastrnn.backends.tiled.room import ALIGNMENT, BYTE, places, spaced
 from fastrnn.backends.tiled.scan import Scan
 from fastrnn.equations import Sizes
 from fastrnn.plan import Plan
 from fastrnn.record import lazy
+from fastrnn.reuse import empty
 from fastrnn.threads import get_num_threads
 
 if TYPE_CHECKING:
@@ -32,23 +33,24 @@ if TYPE_CHECKING:
 class Tape:
     """What a recording forward keeps: rows of kept values by compact number, and the history of every state.
 
-    The room's first table is ``kept``, (N, kept columns). One for each state follows, (B + N, padded width): the
+    The first table in its memory is ``kept``, (N, kept columns). One for each state follows, (B + N, padded width): the
     initial states, then the state after each step. Compiled code places them by itself, from the frame's strides.
     """
 
     def __init__(self, pack: TiledPack, rows: Rows, x: Array, reverse: bool) -> None:
-        form, states = pack.form, rows.batch + rows.total
         self.pack, self.rows, self.x, self.reverse = pack, rows, x, reverse
-        self.room = Room(rows.total * form.kept_stride, *[states * stride for stride in form.state_strides])
+        kept, states = pack.form.kept_stride, pack.form.state_strides
+        self.nbytes = rows.total * kept + (rows.batch + rows.total) * sum(states)
+        self.memory = empty((self.nbytes + ALIGNMENT * (len(states) + 2),), BYTE)
 
-    @property
-    def nbytes(self) -> int:
-        """See the contract."""
-        return self.room.nbytes
+    @lazy
+    def at(self) -> list[int]:
+        """The address of each table."""
+        form, states = self.pack.form, self.rows.batch + self.rows.total
+        return places(self.memory, [self.rows.total * form.kept_stride, *[states * s for s in form.state_strides]])
 
 
 NO_TAPE = np.empty(0, np.uint8)
-SHORT = 1 << 20  # bytes of packed weights that one thread copies at once, without more ado
 
 
 class TiledBackend:
@@ -77,17 +79,17 @@ class TiledBackend:
 
     def packer(
         self, plan: Plan, names: Sequence[str], sizes: Sizes, dtype: np.dtype[Any]
-    ) -> Callable[[Weights], TiledPack]:
+    ) -> Callable[[Parameters], TiledPack]:
         """See the contract."""
         form = Form(self.native, self.native.program(plan, np.dtype(dtype)), sizes, names)
         return partial(TiledPack, form, self.packed_frame)
 
-    def packed_frame(self, packing: Packing, weights: Weights) -> Array:
+    def packed_frame(self, packing: Packing, weights: Parameters) -> Array:
         """The frame of a packing with these weights."""
         threads = get_num_threads()
         if threads > 1 and not self.crew.worth_packing(packing.nbytes):
             threads = 1
-        if threads == 1 and packing.nbytes < SHORT:
+        if threads == 1 and packing.short:
             return packing.frame(packing.memory(weights, packing.count))
         from fastrnn.backends.tiled.copying import copy_by_threads
 
@@ -97,6 +99,7 @@ class TiledBackend:
 
     def tape(self, pack: TiledPack, rows: Rows, x: Array, reverse: bool) -> Tape:
         """See the contract."""
+        pack.expect_training()
         return Tape(pack, rows, x, reverse)
 
     def forward(
@@ -116,7 +119,7 @@ class TiledBackend:
                 frame[fields + f.STATE_INITIAL] = 0
         if tape is not None:
             frame[f.RECORD], frame[f.SPAN] = 1, rows.batch
-            frame[f.KEPT_BASE], *histories = tape.room.at
+            frame[f.KEPT_BASE], *histories = tape.at
             for fields, history in zip(pack.form.state_fields, histories, strict=True):
                 frame[fields + f.STATE_BASE] = history
         return Scan(pack, frame, rows, (x, y, state, final, tape))
@@ -133,7 +136,7 @@ class TiledBackend:
             members, apart = self.crew.split(threads, rows, form.weight_count, step_work, bound=False)
         begin = () if state is None else state
         if rows.batch * rows.longest <= form.most_rows:  # no checkpoint on the way
-            kept = NO_TAPE if tape is None else tape.room.memory
+            kept = NO_TAPE if tape is None else tape.memory
             if members == 1:
                 self.native.run_on(pack.frame, rows.table, x, y, begin, final, at, reverse, kept)
                 return
@@ -161,14 +164,14 @@ class TiledBackend:
         frame = pack.training_frame.copy()
         frame[f.REVERSE], frame[f.SPAN] = tape.reverse, rows.batch
         point(frame, f.DY, dy, f.DX, dx)
-        frame[f.KEPT_BASE], *histories = tape.room.at
+        frame[f.KEPT_BASE], *histories = tape.at
         for k, fields in enumerate(pack.form.state_fields):
             frame[fields + f.STATE_BASE] = histories[k]
             point(frame, fields + f.ADJOINT_INITIAL, dfinal[k], fields + f.ADJOINT_FINAL, dstate[k])
         return BackwardScan(tape, frame, sums, (dy, dfinal, dx, dstate))
 
     def gradients(
-        self, tape: Tape, dy: Array, state: States, dx: Array, at: int, into: Mapping[str, Array], threads: int
+        self, tape: Tape, dy: Array, state: States, dx: Array, at: int, into: Parameters, threads: int
     ) -> None:
         """See the contract."""
         form, rows, frame = tape.pack.form, tape.rows, tape.pack.training_frame  # packed before threads are looked for
@@ -179,26 +182,25 @@ class TiledBackend:
             step_work = (form.weight_count - form.input_count) * rows.batch
             members, apart = self.crew.split(threads, rows, 2 * form.weight_count, step_work, bound=False)
         if 0 < rows.total <= form.whole.most_rows:
-            given = frame, tape, dy, state, dx, at, into
             if threads == 1:
-                form.whole(*given, NOBODY, 1, False)
+                form.whole.run(frame, tape, dy, state, dx, at, into, NOBODY, 1, False)
                 return
 
             def run(boxes: Array, most: int) -> int:
-                return form.whole(*given, boxes, most, apart)
+                return form.whole.run(frame, tape, dy, state, dx, at, into, boxes, most, apart)
 
             # A scan that nobody shares has products which may be: Python asks for each list of them.
             if members > 1 and self.crew.run_call(run, work, rows.longest, members, apart):
                 return
         ends = each(state, at)
-        part = self.backward(tape, dy, ends, dx, ends, self.sums(into, rows.total))
+        part = self.backward(tape, dy, ends, dx, ends, self.sums(tape.pack, into, rows.total))
         self.crew.go([part], rows, threads, members, apart)
 
-    def sums(self, into: Mapping[str, Array], total: int) -> TiledSums:
+    def sums(self, pack: TiledPack, into: Parameters, total: int) -> TiledSums:
         """See the contract."""
         from fastrnn.backends.tiled.sums import TiledSums
 
-        return TiledSums(into, total)
+        return TiledSums(pack.form, into, total)
 
     def run(self, parts: Sequence[Part], rows: Rows, threads: int) -> None:
         """See the contract."""

@@ -83,20 +83,35 @@ class Form:
     @lazy
     def forward(self) -> Packing:
         """The frame of a forward scan."""
-        frame, copies = self._frame(), Copies(self.program.target, self.dtype)
+        copies = Copies(self.program.target, self.dtype)
+        return self._packing(self._forward_frame(copies), copies)
+
+    @lazy
+    def backward(self) -> Packing:
+        """The frame of a backward scan: with the transposed weights, and without the others."""
+        copies = Copies(self.program.target, self.dtype)
+        return self._packing(self._backward_frame(copies), copies)
+
+    @lazy
+    def both(self) -> Packing:
+        """The two one after the other."""
+        copies = Copies(self.program.target, self.dtype)
+        forward = self._forward_frame(copies)
+        copies.first_field = len(forward)
+        return self._packing(np.concatenate([forward, self._backward_frame(copies)]), copies)
+
+    def _forward_frame(self, copies: Copies) -> Array:
+        frame = self._frame()
         frame[f.KERNEL], frame[f.PROGRAM] = self.native.forward(self.program)
         frame[f.CHUNK] = self._chunk_rows(int(frame[f.PROJECTED_STRIDE]))
         copies.add_products(f.INPUT_WEIGHTS, [self._matrix("weight_ih")], self.program.input)
         copies.add_vectors(f.BIAS, [self._numbers.get("bias")], self.shapes["weight_ih"][0], self._written_input())
         self._add_stages(copies, self.plan.forward, self.program.forward)
         self._add_cell_vectors(copies)
-        return self._packing(frame, copies)
+        return frame
 
-    @lazy
-    def backward(self) -> Packing:
-        """The frame of a backward scan: with the transposed weights, and without the others."""
-        layout, size = self.program.layout, self.dtype.itemsize
-        frame, copies = self._frame(), Copies(self.program.target, self.dtype)
+    def _backward_frame(self, copies: Copies) -> Array:
+        layout, size, frame = self.program.layout, self.dtype.itemsize, self._frame()
         frame[f.KERNEL], frame[f.PROGRAM] = self.native.backward(self.program)
         frame[f.RECORD] = 1
         frame[f.CHUNK] = self._chunk_rows(int(frame[f.GRADIENT_STRIDE]))
@@ -111,7 +126,7 @@ class Form:
             if id(product) in layout.segments:
                 for index, (_, column) in enumerate(product.rows):
                     frame[layout.segments[id(product)] + index] = self.gradient_offsets[column] * size
-        return self._packing(frame, copies)
+        return frame
 
     def _packing(self, frame: Array, copies: Copies) -> Packing:
         return Packing(frame, copies, self.native, self.dtype, len(self.shapes))

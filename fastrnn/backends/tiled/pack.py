@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastrnn.backends.contract import Array
+from fastrnn.backends.contract import Array, Parameters
 from fastrnn.backends.tiled.form import Form
 from fastrnn.backends.tiled.packing import Packing
 from fastrnn.record import lazy
 
-Weights = tuple[Array, ...]
-
 
 class TiledPack:
-    """Weights of one form. Each frame is packed when it is first asked for: who only goes forward needs one."""
+    """Parameters of one form. Each frame is packed when it is first asked for: who only goes forward needs one."""
 
-    def __init__(self, form: Form, packed: Callable[[Packing, Weights], Array], weights: Weights) -> None:
-        self.form, self.plan, self.sizes, self.dtype = form, form.plan, form.sizes, form.dtype
+    def __init__(self, form: Form, packed: Callable[[Packing, Parameters], Array], weights: Parameters) -> None:
+        self.form = form
         self._packed = packed  # makes a frame, which holds the memory of its packed weights
         self._weights = weights  # in the order of the form's shapes
+
+    def expect_training(self) -> None:
+        """Pack both frames in one call, which takes less time, unless there is one already or there is much to copy."""
+        if "frame" not in self.__dict__ and self.form.both.short:
+            frames = self._packed(self.form.both, self._weights)
+            size = self.form.forward.frame_size
+            self.__dict__.update(frame=frames[:size], training_frame=frames[size:])
 
     @lazy
     def frame(self) -> Array:

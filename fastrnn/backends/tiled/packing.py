@@ -21,6 +21,7 @@ from fastrnn.backends.tiled.target import Target
 from fastrnn.reuse import address, empty
 
 INT64 = np.dtype(np.int64)
+SHORT = 1 << 20  # bytes of packed weights
 
 
 class Block(NamedTuple):
@@ -60,18 +61,20 @@ class Copies:
         Fields of a frame, and from where in the packed weights on there is what they are the address of.
     nbytes : int
         Of the packed weights.
+    first_field : int
+        What is added to the fields: where the frame that they are of begins among several.
     """
 
     def __init__(self, target: Target, dtype: np.dtype[Any]) -> None:
         self.rows: list[tuple[int, ...]] = []
         self.places: list[tuple[int, int]] = []
-        self.nbytes = 0
+        self.nbytes = self.first_field = 0
         self._target, self._size, self._lanes = target, dtype.itemsize, target.lanes(dtype)
 
     def _place(self, field: int, values: int) -> int:
         """Room for so many values, whose address goes into a field; where it begins."""
         begin = self.nbytes
-        self.places.append((field, begin))
+        self.places.append((self.first_field + field, begin))
         self.nbytes += padded(values * self._size, ALIGNMENT)
         return begin
 
@@ -145,6 +148,8 @@ class Packing:
         How many copies there are.
     nbytes : int
         Of the packed weights.
+    short : bool
+        Whether one thread makes all copies at once, without more ado.
     frame_size : int
         Of the frame, in fields.
     """
@@ -152,6 +157,7 @@ class Packing:
     def __init__(self, frame: Array, copies: Copies, native: Native, dtype: np.dtype[Any], weights: int) -> None:
         """Of so many weights."""
         self.count, self.nbytes, self.frame_size = len(copies.rows), copies.nbytes, frame.size
+        self.short = copies.nbytes < SHORT
         self._table = np.array(copies.rows, np.int64).reshape(-1, f.COPY_FIELDS)
         places = np.zeros_like(frame)  # 1 where the frame has an address, which counts from the packed weights on
         for field, begin in copies.places:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -44,8 +45,13 @@ class Room:
     @lazy
     def at(self) -> list[int]:
         """The address of each table."""
-        begin = padded(address(self.memory), ALIGNMENT)
-        return [begin + skip for skip in accumulate([0, *[padded(size, ALIGNMENT) for size in self._sizes[:-1]]])]
+        return places(self.memory, self._sizes)
+
+
+def places(memory: Array, sizes: Sequence[int]) -> list[int]:
+    """Where the tables of a `Room` begin in its memory."""
+    begin = padded(address(memory), ALIGNMENT)
+    return [begin + skip for skip in accumulate([0, *[padded(size, ALIGNMENT) for size in sizes[:-1]]])]
 
 
 def padded(count: int, block: int) -> int:

@@ -47,7 +47,7 @@ class Steps:
         each = min(pack.form.weight_count for pack in packs)
         self.work = each * (2 if rows.batch == 1 else rows.batch)  # a lone row takes as long as two: it reads as much
         self._ends = _ends(packs)
-        self._dtype = packs[0].dtype
+        self._dtype = packs[0].form.dtype
         between = [aligned((rows.batch, _outputs(pack)), self._dtype) for pack in packs[:-1]]
         frames = [self._frame(pack, index, between) for index, pack in enumerate(packs)]
         room = crew.native.room
@@ -156,11 +156,11 @@ class LongSteps:
         self, backend: TiledBackend, packs: Sequence[TiledPack], rows: Rows, states: tuple[States, States], turns: Array
     ) -> None:
         self.backend, self.packs, self.rows, self.states, self.turns = backend, packs, rows, states, turns
-        self.between = [np.empty((1, rows.batch, _outputs(pack)), pack.dtype) for pack in packs[:-1]]
+        self.between = [np.empty((1, rows.batch, _outputs(pack)), pack.form.dtype) for pack in packs[:-1]]
 
     def run(self, x: Any, y: Any) -> int:
         """See `contract.StepOf`."""
-        if not step_fits(x, y, self.packs[0].dtype, self.rows.batch, *_ends(self.packs)):
+        if not step_fits(x, y, self.packs[0].form.dtype, self.rows.batch, *_ends(self.packs)):
             return 0
         if np.may_share_memory(x, y):  # pieces of y would be written before all of x is read
             x = x.copy()
@@ -176,8 +176,8 @@ class LongSteps:
 
 def _ends(packs: Sequence[TiledPack]) -> tuple[int, int]:
     """The widths of x and y."""
-    return packs[0].sizes.input_size, _outputs(packs[-1])
+    return packs[0].form.sizes.input_size, _outputs(packs[-1])
 
 
 def _outputs(pack: TiledPack) -> int:
-    return pack.sizes.width(pack.plan.cell.state_widths[0])
+    return pack.form.sizes.width(pack.form.plan.cell.state_widths[0])

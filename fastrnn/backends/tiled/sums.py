@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastrnn.backends.contract import Array
+from fastrnn.backends.contract import Array, Parameters
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.box import NOBODY
 from fastrnn.backends.tiled.form import PIECE, Form
@@ -179,15 +179,15 @@ def _nothing() -> None:
 class TiledSums:
     """See `fastrnn.backends.contract.Backend.sums`."""
 
-    def __init__(self, into: Mapping[str, Array], total: int) -> None:
-        self.into = into
+    def __init__(self, form: Form, arrays: Parameters, total: int) -> None:
+        self.into = into = dict(zip(form.shapes, arrays, strict=True))
         self._at = {name: address(array) for name, array in into.items()}
         self._begin = total  # all rows from this compact number on have been taken
         self._waiting: Lines | None = None  # copies of the first of them, whose block is not complete
         self._more = 0  # whether something has been added
         self._vectors: Array | None = None
         if total == 0:
-            for array in into.values():
+            for array in arrays:
                 array[...] = 0
 
     def add(self, form: Form, lines: Lines, last: bool) -> tuple[list[Products], int]:
@@ -269,10 +269,10 @@ def lines_of(tape: Tape, gradient: int) -> Lines:
             base, table = address(tape.x), np.empty(total, np.int64)
             form.native.step_offsets(table, rows.table, tape.reverse, *tape.x.strides[:2])
         elif kind == "state":
-            base, table = tape.room.at[1 + index], np.empty(total, np.int64)
+            base, table = tape.at[1 + index], np.empty(total, np.int64)
             form.native.history_offsets(table, rows.table, form.state_strides[index])
         else:
-            base = tape.room.at[0] + form.kept_offsets[index] * form.dtype.itemsize
+            base = tape.at[0] + form.kept_offsets[index] * form.dtype.itemsize
             table = _multiples(total, form.kept_stride)
         tables.append(table)
         operands[place] = base, address(table), width

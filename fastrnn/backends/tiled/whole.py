@@ -7,12 +7,12 @@ tables that are made once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastrnn.backends.contract import Array, States
+from fastrnn.backends.contract import Array, Parameters, States
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.backward import piece_rows
 from fastrnn.backends.tiled.room import ALIGNMENT, BYTE
@@ -49,8 +49,8 @@ class WholeBackward:
         self._row_bytes = sum(form.state_strides)
         self._other_bytes = form.gradient_stride + ALIGNMENT * (len(form.state_strides) + 2)
 
-    def __call__(
-        self, frame: Array, tape: Tape, dy: Array, state: States, dx: Array, at: int, into: Mapping[str, Array],
+    def run(
+        self, frame: Array, tape: Tape, dy: Array, state: States, dx: Array, at: int, into: Parameters,
         boxes: Array, members: int, apart: bool,
     ) -> int:  # fmt: skip
         """As `contract.Backend.gradients`, on so many threads at most, those of the boxes among them, with the frame of
@@ -62,8 +62,8 @@ class WholeBackward:
         run, size = self._runs.get(members) or self._made(form, members)
         room = empty((size + rows.total * self._step_bytes + rows.batch * self._row_bytes,), BYTE)
         return run(
-            frame, rows.table, tape.x, dy, dx, tape.room.memory, state, at, tape.reverse,
-            tuple([into[name] for name in self._names]), room, boxes, members, apart,
+            frame, rows.table, tape.x, dy, dx, tape.memory, state, at, tape.reverse,
+            into, room, boxes, members, apart,
         )  # fmt: skip
 
     def _made(self, form: Form, members: int) -> tuple[Callable[..., int], int]:
