@@ -7,6 +7,7 @@ import operator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy import ndarray
 
 from fastrnn import reuse
 
@@ -22,7 +23,7 @@ FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
 def described(value: object) -> str:
     """A value as a message shows it: itself where that is short, else its type."""
-    if isinstance(value, np.ndarray):
+    if isinstance(value, ndarray):
         return f"an array of shape {value.shape}, dtype {value.dtype}"
     text = repr(value)
     return f"{type(value).__name__} {text}" if len(text) <= 60 and "\n" not in text else type(value).__name__
@@ -33,7 +34,7 @@ def array(name: str, value: object, dtype: np.dtype[Any], copy: bool = False) ->
 
     What is already so is not copied, unless ``copy``; the copy is C-contiguous.
     """
-    if type(value) is np.ndarray and value.dtype is dtype:
+    if type(value) is ndarray and value.dtype is dtype:
         if copy and value.size < reuse.FEW:
             return value.copy()  # as below, sooner
     else:
@@ -45,7 +46,7 @@ def array(name: str, value: object, dtype: np.dtype[Any], copy: bool = False) ->
             found[...] = value
         return found
     flags = value.flags
-    if flags.c_contiguous and flags.aligned:
+    if flags.carray or (flags.c_contiguous and flags.aligned):  # the first is sooner, and not for what is read-only
         return value
     if not flags.aligned or (value.ndim and value.shape[-1] > 1 and value.strides[-1] != value.itemsize):
         return np.array(value, dtype, order="C")
@@ -68,6 +69,8 @@ def shaped(
     name: str, value: object, dtype: np.dtype[Any], shape: tuple[int, ...], axes: str, copy: bool = False
 ) -> Array:
     """As `array`, in one shape; ``axes`` says in the message what the axes are."""
+    if copy and type(value) is ndarray and value.dtype is dtype and value.shape == shape and value.size < reuse.FEW:
+        return value.copy()  # what `array` does, sooner
     found = array(name, value, dtype, copy)
     if found.shape != shape:
         raise ValueError(f"{name}: expected {axes} = {shape}, got {found.shape}")

@@ -7,7 +7,6 @@ Arrays here are as the backends want them (see `fastrnn.backends.contract`); sta
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -30,9 +29,6 @@ class Layer:
     ) -> None:
         self.plan, self.sizes, self.directions, self.dtype, self._backend = plan, sizes, directions, dtype, backend
         self.shapes = plan.cell.parameter_shapes(sizes, bias)
-        self._each_shape = tuple(self.shapes.values())
-        few = all(prod(shape) < reuse.FEW for shape in self.shapes.values())
-        self._new = np.empty if few else reuse.empty  # the same, sooner
         self.state_sizes = tuple(sizes.width(width) for width in plan.cell.state_widths)
         self.output_size = self.state_sizes[0]  # of one direction
 
@@ -45,11 +41,6 @@ class Layer:
     def pack(self) -> Callable[[Parameters], Any]:
         """What makes the pack of one direction from its parameters, in the order of `shapes`."""
         return self.backend.packer(self.plan, list(self.shapes), self.sizes, self.dtype)
-
-    def empty_parameters(self) -> Parameters:
-        """New arrays, to be written, in the shapes of the parameters of one direction."""
-        new, dtype = self._new, self.dtype
-        return tuple([new(shape, dtype) for shape in self._each_shape])
 
     def room(self, rows: Rows, width: int) -> Array:
         """A new (T, B, width) array for a scan to write."""
@@ -125,7 +116,7 @@ class Layer:
         """The gradient of x. ``dstate`` goes in as the gradient of the final states, comes out as that of the first."""
         if self.directions == 2:
             return self._both_back(tapes, rows, dy, dstate, into, base)
-        dx = self.room(rows, self.sizes.input_size)
+        dx = reuse.empty((rows.steps, rows.batch, self.sizes.input_size), self.dtype)
         self.backend.gradients(tapes[0], dy, dstate, dx, base, into[0], get_num_threads())
         return dx
 

@@ -65,7 +65,8 @@ class ParameterStore:
         """Copy new values into some parameters; after an error, none has changed."""
         if type(values) is not dict and not isinstance(values, Mapping):
             raise TypeError(f"values: expected a mapping from names to arrays, got {checks.described(values)}")
-        new, shapes, labels, dtype = dict[str, Array](), self.shapes, self._labels, self.dtype
+        new: dict[str, Array] = {}
+        shapes, labels, dtype = self.shapes, self._labels, self.dtype
         for name, value in values.items():
             if name not in shapes:
                 raise ValueError(f"values: expected names out of {', '.join(shapes)}; got {name!r}")
@@ -78,11 +79,15 @@ class ParameterStore:
                 if name in new:
                     memory[...] = new[name]
 
+    def present(self) -> dict[str, Array]:
+        """The present values: arrays that never change and are not to be written to."""
+        with self._lock:
+            self._look()
+            return self._values.copy()
+
     def values(self) -> dict[str, Array]:
         """Copies of all parameters."""
-        with self._lock:
-            present = self._values | {name: memory for name, (_, memory) in self._leased.items()}
-            return {name: value.copy() for name, value in present.items()}
+        return {name: value.copy() for name, value in self.present().items()}
 
     def packs(self) -> Packs:
         """The packs of the present values: those of the last call where nothing has changed, the same objects."""
@@ -136,6 +141,10 @@ class Parameters(Mapping[str, Array]):
 
     def __len__(self) -> int:
         return len(self._store.shapes)
+
+    def present(self) -> dict[str, Array]:
+        """See `ParameterStore`. For who only reads: after it no call has to look for changes."""
+        return self._store.present()
 
     def __repr__(self) -> str:
         return "Parameters(" + ", ".join(f"{name} {shape}" for name, shape in self._store.shapes.items()) + ")"

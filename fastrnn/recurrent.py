@@ -263,7 +263,7 @@ class Recurrent:
         sequence = sequence is True or checks.flag("sequence", sequence)
         every = None if checkpoint_every is None else checks.size("checkpoint_every", checkpoint_every)
         packs = self._packs()
-        xt, batched = self._layout.input(x, copy=True)
+        xt, batched = self._layout.input(x, True)
         steps, batch, _ = xt.shape
         rows = plain_rows(steps, batch) if lengths is None else self._ragged_rows(steps, batch, lengths)
         first = None if state is None else self._states.read("state", state, batch, batched, copy=True)

@@ -25,6 +25,7 @@ LEAST = 1 << 17  # bytes from which on a buffer is worth keeping: below, the C l
 FEW = LEAST // 8  # numbers that are less than that in any case
 MOST = 1 << 27  # bytes that are kept
 LINE = 64  # bytes of a cache line
+BYTE = np.dtype(np.uint8)
 _idle: dict[int, _Memory] = {}  # by id, the oldest first
 
 # Up to a limit: the GNU C library gives the end of its heap back to the system as soon as so many bytes are free there,
@@ -50,6 +51,11 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     loan = Loan(size)
     loan.__array_interface__ = {"shape": shape, "typestr": dtype.str, "data": (loan.address, False), "version": 3}
     return np.asarray(loan)
+
+
+def buffer(size: int) -> Array:
+    """So many bytes, likewise."""
+    return np.empty(size, BYTE) if size < LEAST else empty((size,), BYTE)
 
 
 def zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from itertools import chain
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,9 @@ class Stack:
                 begin = len(self.shapes)
                 self.shapes |= {f"{name}_l{index}{suffix}": shape for name, shape in layer.shapes.items()}
                 self._parts.append((layer, slice(begin, len(self.shapes))))
+        self.dtype = layers[0].dtype
+        few = all(prod(shape) < reuse.FEW for shape in self.shapes.values())
+        self._new = np.empty if few else reuse.empty  # the same, sooner
         self._generator: np.random.Generator | None = None
         self._lock = threading.Lock()  # of the generator
         renew_after_fork(self)
@@ -100,12 +103,13 @@ class Stack:
         It returns for each layer the tapes of its directions, with ``every`` checkpoints (`fastrnn.checkpoints`), and
         the masks of the layers' inputs.
         """
-        tapes, masks, top = [], Masks(), self.layers[-1]
+        tapes: list[list[Any]] = []
+        masks: Masks = {}
         for index, layer in enumerate(self.layers):
             if index and self.dropout:
                 masks[index] = self._mask(x.shape)
                 self._drop(x, masks[index])
-            out = y if layer is top else layer.room(rows, self.output_size)
+            out = y if layer is self.layers[-1] else layer.room(rows, self.output_size)
             arguments = packs, rows, x, out, state, final, index * self.directions
             tapes.append(layer.record(*arguments) if every is None else checkpoints.record(layer, *arguments, every))
             x = out
@@ -115,17 +119,19 @@ class Stack:
         self, tapes: list[list[Any]], masks: Masks, rows: Rows, dy: Array, dstate: States, checkpointed: bool
     ) -> tuple[Array, dict[str, Array]]:
         """The gradients of x and the parameters. ``dstate`` changes in place, from the final states' to the first's."""
-        into = [layer.empty_parameters() for layer, _ in self._parts]
+        new, dtype = self._new, self.dtype
+        gradients = {name: new(shape, dtype) for name, shape in self.shapes.items()}
+        into = tuple(gradients.values())
         for index in range(len(self.layers) - 1, -1, -1):
             layer, base = self.layers[index], index * self.directions
-            own = into[base : base + self.directions]
+            own = [into[part] for _, part in self._parts[base : base + self.directions]]
             if checkpointed:
                 dy = checkpoints.backward(layer, tapes[index], dy, dstate, own, base)
             else:
                 dy = layer.backward(tapes[index], rows, dy, dstate, own, base)
             if index in masks:
                 self._drop(dy, masks[index])
-        return dy, dict(zip(self.shapes, chain.from_iterable(into), strict=True))
+        return dy, gradients
 
     def _mask(self, shape: tuple[int, ...]) -> Array:
         """What to keep of a layer's input, drawn for padding too, so that it does not depend on the lengths."""

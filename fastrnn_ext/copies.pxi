@@ -85,8 +85,7 @@ cdef object pack_on(object bound_to, PyObject **given, Py_ssize_t count):
         sources[k] = data(weight)
     memcpy(words(copies), words(data(call_template)), 8 * F_SHORT_SIZE)
     words(copies)[F_COPY_SOURCES], words(copies)[F_COPY_MEMORY] = address_of(sources), packed
-    with nogil:
-        call(copies, 0, made, 0, 0)
+    call(copies, 0, made, 0, 0)
     return 1
 
 

@@ -92,7 +92,7 @@ def test_every_value_is_where_the_tile_reads_it(
     copies.add_vectors(1, [0, None], 1, 2)
     packing = Packing(np.zeros(FIELD + 4, np.int64), copies, native, kind, len(weights))
     memory = packing.memory(tuple(weights), 0)
-    frame, call = packing.frame(memory), packing.copies_frame(memory)
+    frame, call = memory[: packing.frame_size], packing.copies_frame(memory)
     # One by one, the last one first, where there was something else before: what writes elsewhere is not mended.
     ctypes.memset(int(call[f.COPY_MEMORY]), 0xFF, packing.nbytes)
     for number in reversed(range(packing.count)):

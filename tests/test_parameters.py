@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import fastrnn
+from fastrnn.nn import SGD
 
 X = np.random.default_rng(0).normal(size=(5, 3, 4))
 NAME = "weight_hh_l0"
@@ -343,3 +344,21 @@ def test_forget_bias() -> None:
         fastrnn.GRU(3, 4, forget_bias=1.0)
     with pytest.raises(ValueError, match="forget_bias: expected None with bias=False"):
         fastrnn.LSTM(3, 4, forget_bias=1.0, bias=False)
+
+
+def test_optimisers_see_what_was_written_and_hold_nothing(backend: str) -> None:
+    """They read the values as they are at each step, and leave no array for whose sake each call looks for changes."""
+    layer = layer_of(backend)
+    y, _, tape = layer.record(X)
+    gradients = layer.backward(tape, np.ones_like(y))
+    expected = {name: value.copy() for name, value in layer.parameters.items()}
+    held = layer.parameters[NAME]
+    held[:] = expected[NAME] = 0.5
+    optimizer = SGD([layer], learning_rate=0.25)
+    optimizer.step([gradients])
+    assert (held == layer.parameters[NAME]).all()
+    del held
+    optimizer.step([gradients])
+    assert not layer._store._leased
+    for name, value in layer.parameters.items():
+        np.testing.assert_array_equal(value, expected[name] - 0.25 * gradients.parameters[name] * 2, name)

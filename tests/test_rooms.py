@@ -12,6 +12,7 @@ from conformance import make_layer
 from sharing import share_everything
 
 import fastrnn
+from fastrnn import reuse
 from fastrnn.backends.tiled import backend as tapes
 from fastrnn.backends.tiled import packing as packings
 from fastrnn.backends.tiled import room as rooms
@@ -36,6 +37,10 @@ class Guarded:
         found = self.made[-1][begin : begin + size]
         found.fill(0xFF)
         return found.view(dtype).reshape(shape)
+
+    def buffer(self, size: int) -> np.ndarray:
+        """So many bytes."""
+        return self((size,), reuse.BYTE)
 
     def check(self) -> None:
         """Nothing was written outside of them."""
@@ -79,8 +84,10 @@ def test_nothing_is_written_outside(
                     for n in (None, lengths)]  # fmt: skip
         guarded = Guarded()
         with monkeypatch.context() as inside, fastrnn.threads(threads), share_everything(rows_apart=batch % 2 * 100):
-            for module in (packings, rooms, tapes, wholes):
-                inside.setattr(module, "empty", guarded)
+            inside.setattr(packings, "empty", guarded)
+            inside.setattr(packings, "FEW", 0)
+            for module in (rooms, tapes, wholes):
+                inside.setattr(module, "buffer", guarded.buffer)
             layer = make_layer(cell, inputs, hidden, dtype=dtype, backend=backend, **options)
             found = [answers(layer, steps, batch, n) for n in (None, lengths)]
         guarded.check()

@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fastrnn.parameters import Parameters
+
 from .module import FloatArray, boolean, describe, float_array, number_in
 
 State = dict[str, Any]
@@ -123,9 +125,10 @@ class Optimizer(abc.ABC):
             if given is not None:
                 gradients = _gradients(index, given)
                 where = f"grads[{index}].parameters"
-                if set(gradients) != set(module.parameters):
-                    raise ValueError(f"{where} must have names {_names(module.parameters)}; got {_names(gradients)}")
-                for name, parameter in module.parameters.items():
+                parameters = _present(module)
+                if set(gradients) != set(parameters):
+                    raise ValueError(f"{where} must have names {_names(parameters)}; got {_names(gradients)}")
+                for name, parameter in parameters.items():
                     if gradients[name] is not None:
                         value = float_array(f"modules[{index}].parameters[{name!r}]", parameter)
                         gradient = float_array(f"{where}[{name!r}]", gradients[name], value.dtype, shape=value.shape)
@@ -363,6 +366,12 @@ def _norm(arrays: list[FloatArray]) -> float:
     # Not np.dot: BLAS would do a large one on all cores, whatever else runs there.
     squares = (np.square(np.divide(array, peak, dtype=np.float64)) for array in arrays)
     return peak * math.sqrt(sum(float(np.add.reduce(square, axis=None)) for square in squares))
+
+
+def _present(module: HasParameters) -> Mapping[str, Any]:
+    """The parameters, to be read."""
+    parameters = module.parameters
+    return parameters.present() if isinstance(parameters, Parameters) else parameters
 
 
 def _gradients(index: int, given: object) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from fastrnn.backends.numba_.bound import get_lock_back, give_up_lock, number_to_object, object_to_number
+from fastrnn.backends.numba_.bound import number_to_object, object_to_number
 from fastrnn.backends.numba_.compile import compiled, inner
 from fastrnn.backends.numba_.host import aligned, call
 from fastrnn.backends.numba_.intrinsics import clear_bytes, copy_bytes, fetch_line, whole_numbers, words_on_stack
@@ -100,8 +100,5 @@ def pack_on(bound_to, given, count):  # type: ignore[no-untyped-def]
             at[weight] = data(item(weights, weight))
         copy_bytes(copies, data(item(to, 2)), 8 * f.SHORT_SIZE)
         call_fields[f.COPY_SOURCES], call_fields[f.COPY_MEMORY] = sources, packed
-        made = object_to_number(argument(given, 2))
-        lock = give_up_lock()
-        call(copies, 0, made, 0, 0)
-        get_lock_back(lock)
+        call(copies, 0, object_to_number(argument(given, 2)), 0, 0)
     return number_to_object(fits)

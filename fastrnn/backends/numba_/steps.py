@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastrnn.backends.contract import HELD, TURN, TURN_FIELDS
 from fastrnn.backends.numba_.bound import get_lock_back, give_up_lock, number_to_object, signals_raise
-from fastrnn.backends.numba_.compile import compiled, inner
+from fastrnn.backends.numba_.compile import compiled, inlined, inner
 from fastrnn.backends.numba_.host import as_team, call
 from fastrnn.backends.numba_.intrinsics import whole_numbers
 from fastrnn.backends.numba_.objects import ALIGNED, CONTIGUOUS, WRITEABLE, argument, data, item, object_at, plain_axes
@@ -12,13 +12,13 @@ from fastrnn.backends.numba_.scan import FRAME
 from fastrnn.backends.tiled import frame as f
 
 
-@inner
+@inlined
 def step_table(bound_to):  # type: ignore[no-untyped-def]
     """What the step is called with to which a function is bound: see `frame.STEP_FRAMES`."""
     return whole_numbers(data(item(object_at(bound_to), 0)), f.STEP_FIELDS)
 
 
-@inner
+@inlined
 def turns_of(table):  # type: ignore[no-untyped-def]
     """Whose turn it is, and whether somebody holds the states: see `contract.TURN`."""
     return whole_numbers(table[f.STEP_TURNS], TURN_FIELDS)

@@ -15,12 +15,12 @@ from fastrnn.backends.tiled.form import Form
 from fastrnn.backends.tiled.native import Native
 from fastrnn.backends.tiled.pack import TiledPack
 from fastrnn.backends.tiled.packing import Packing
-from fastrnn.backends.tiled.room import ALIGNMENT, BYTE, places, spaced
+from fastrnn.backends.tiled.room import ALIGNMENT, places, spaced
 from fastrnn.backends.tiled.scan import Scan
 from fastrnn.equations import Sizes
 from fastrnn.plan import Plan
 from fastrnn.record import lazy
-from fastrnn.reuse import empty
+from fastrnn.reuse import buffer
 from fastrnn.threads import get_num_threads
 
 if TYPE_CHECKING:
@@ -38,10 +38,9 @@ class Tape:
     """
 
     def __init__(self, pack: TiledPack, rows: Rows, x: Array, reverse: bool) -> None:
-        self.pack, self.rows, self.x, self.reverse = pack, rows, x, reverse
-        kept, states = pack.form.kept_stride, pack.form.state_strides
-        self.nbytes = rows.total * kept + (rows.batch + rows.total) * sum(states)
-        self.memory = empty((self.nbytes + ALIGNMENT * (len(states) + 2),), BYTE)
+        self.pack, self.rows, self.x, self.reverse, form = pack, rows, x, reverse, pack.form
+        self.nbytes = rows.total * (form.kept_stride + form.state_bytes) + rows.batch * form.state_bytes
+        self.memory = buffer(self.nbytes + form.states_slack + ALIGNMENT)
 
     @lazy
     def at(self) -> list[int]:
@@ -82,20 +81,20 @@ class TiledBackend:
     ) -> Callable[[Parameters], TiledPack]:
         """See the contract."""
         form = Form(self.native, self.native.program(plan, np.dtype(dtype)), sizes, names)
-        return partial(TiledPack, form, self.packed_frame)
+        return partial(TiledPack, form, self.packed)
 
-    def packed_frame(self, packing: Packing, weights: Parameters) -> Array:
-        """The frame of a packing with these weights."""
+    def packed(self, packing: Packing, weights: Parameters) -> Array:
+        """The memory of a packing with these weights: it begins with the frame."""
         threads = get_num_threads()
         if threads > 1 and not self.crew.worth_packing(packing.nbytes):
             threads = 1
         if threads == 1 and packing.short:
-            return packing.frame(packing.memory(weights, packing.count))
+            return packing.memory(weights, packing.count)
         from fastrnn.backends.tiled.copying import copy_by_threads
 
         memory = packing.memory(weights, 0)
         copy_by_threads(self.crew, packing, packing.copies_frame(memory), threads)
-        return packing.frame(memory)
+        return memory
 
     def tape(self, pack: TiledPack, rows: Rows, x: Array, reverse: bool) -> Tape:
         """See the contract."""

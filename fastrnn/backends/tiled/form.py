@@ -17,7 +17,7 @@ from fastrnn.backends.tiled.frame import state_field
 from fastrnn.backends.tiled.native import KernelOf, Native
 from fastrnn.backends.tiled.packing import Block, Copies, Matrix, Packing
 from fastrnn.backends.tiled.program import Program
-from fastrnn.backends.tiled.room import padded, pitch
+from fastrnn.backends.tiled.room import ALIGNMENT, padded, pitch
 from fastrnn.backends.tiled.stage import TileStage
 from fastrnn.equations import Sizes
 from fastrnn.plan import Place, Product, Stage
@@ -44,12 +44,16 @@ class Form:
     ----------
     weight_count, input_count : int
         Multiply-adds of one row step, and those of its input products alone.
-    state_strides, kept_stride, gradient_stride : list of int, int
+    state_strides, kept_stride, gradient_stride : list of int, int, int
         Bytes from one row to the next, of each state, and of what forward keeps and backward writes.
+    state_bytes, states_slack : int
+        Bytes of a row of all states, and what it takes to begin the table of each on a cache line.
     kept_offsets, gradient_offsets : list of int
         Where in these rows each column begins, and how wide they are, in values.
     most_rows : int
         Row steps between two checkpoints.
+    frame_size : int
+        Of a frame, in fields.
     """
 
     def __init__(self, native: Native, program: Program, sizes: Sizes, names: Sequence[str]) -> None:
@@ -63,11 +67,13 @@ class Form:
         self._numbers = {name: number for number, name in enumerate(names)}
         self._pads = {width: padded(sizes.width(width), program.lanes) for width in "HP"}
         self.state_strides = [pitch(self._pads[w], size) * size for w in cell.state_widths]
+        self.state_bytes, self.states_slack = sum(self.state_strides), ALIGNMENT * (len(self.state_strides) + 1)
         self.kept_offsets = self._offsets(self.plan.kept_widths)
         self.gradient_offsets = self._offsets(self.plan.gradient_widths)
         self.kept_stride, self.gradient_stride = (
             pitch(offsets[-1], size) * size for offsets in (self.kept_offsets, self.gradient_offsets)
         )
+        self.frame_size = program.layout.size
         self.most_rows = max(1, int(PIECE / max(self.weight_count, 1)))
         self.state_fields = [state_field(k, 0) for k in range(len(cell.states))]
 
@@ -97,7 +103,7 @@ class Form:
         """The two one after the other."""
         copies = Copies(self.program.target, self.dtype)
         forward = self._forward_frame(copies)
-        copies.first_field = len(forward)
+        copies.first_field = self.frame_size
         return self._packing(np.concatenate([forward, self._backward_frame(copies)]), copies)
 
     def _forward_frame(self, copies: Copies) -> Array:
@@ -134,7 +140,7 @@ class Form:
     def _frame(self) -> Array:
         """A frame with what both kinds of scans need of sizes and strides."""
         cell, sizes, size = self.plan.cell, self.sizes, self.dtype.itemsize
-        frame = np.zeros(self.program.layout.size, np.int64)
+        frame = np.zeros(self.frame_size, np.int64)
         frame[f.INPUT], frame[f.HIDDEN_SIZE], frame[f.PROJ_SIZE] = sizes.input_size, sizes.hidden_size, sizes.proj_size
         frame[f.PADDED_H], frame[f.PADDED_P] = self._pads["H"], self._pads["P"]
         frame[f.KEPT_STRIDE], frame[f.GRADIENT_STRIDE] = self.kept_stride, self.gradient_stride

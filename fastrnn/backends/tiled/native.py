@@ -21,7 +21,7 @@ KernelOf = tuple[int, int]  # a kernel's address and its first argument
 class Native(Protocol):
     """The operations. Frames, boxes and ranges are C-contiguous int64.
 
-    Whatever runs a kernel or waits gives up the interpreter's lock meanwhile, but for brief steps.
+    Whatever runs a kernel or waits gives up the interpreter's lock meanwhile, but for brief steps and `bound_pack`.
 
     ``halves`` says whether the processor takes vectors of 64 bytes in two halves, as a Zen 4 does.
     """
@@ -45,7 +45,8 @@ class Native(Protocol):
 
     def bound_pack(self, tables: tuple[Array, ...]) -> Callable[..., int]:
         """pack(memory, weights, copies): write a frame to the begin of the memory, after it the frame of its copies,
-        and pack weights, a tuple of arrays, from the next cache line on: so many of the copies are made.
+        and pack weights, a tuple of arrays, from the next cache line on: so many of the copies are made. For few of
+        them, as the interpreter's lock is kept.
 
         ``tables`` are the frame with addresses that count from there on, 1 in each field that is such an address, and
         the frame of the copies but for where weights and memory are. It returns 1; 0, and has done nothing, for another

@@ -15,22 +15,21 @@ class TiledPack:
 
     def __init__(self, form: Form, packed: Callable[[Packing, Parameters], Array], weights: Parameters) -> None:
         self.form = form
-        self._packed = packed  # makes a frame, which holds the memory of its packed weights
+        self._packed = packed  # makes memory that begins with a frame, which keeps it alive
         self._weights = weights  # in the order of the form's shapes
 
     def expect_training(self) -> None:
         """Pack both frames in one call, which takes less time, unless there is one already or there is much to copy."""
         if "frame" not in self.__dict__ and self.form.both.short:
-            frames = self._packed(self.form.both, self._weights)
-            size = self.form.forward.frame_size
-            self.__dict__.update(frame=frames[:size], training_frame=frames[size:])
+            memory, size, own = self._packed(self.form.both, self._weights), self.form.frame_size, self.__dict__
+            own["frame"], own["training_frame"] = memory[:size], memory[size : 2 * size]
 
     @lazy
     def frame(self) -> Array:
         """The frame of a forward scan."""
-        return self._packed(self.form.forward, self._weights)
+        return self._packed(self.form.forward, self._weights)[: self.form.frame_size]
 
     @lazy
     def training_frame(self) -> Array:
         """The frame of a backward scan."""
-        return self._packed(self.form.backward, self._weights)
+        return self._packed(self.form.backward, self._weights)[: self.form.frame_size]

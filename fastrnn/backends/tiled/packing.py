@@ -18,7 +18,7 @@ from fastrnn.backends.tiled.room import ALIGNMENT, padded
 from fastrnn.backends.tiled.stage import TileStage
 from fastrnn.backends.tiled.tail import tail_vectors
 from fastrnn.backends.tiled.target import Target
-from fastrnn.reuse import address, empty
+from fastrnn.reuse import FEW, address, empty
 
 INT64 = np.dtype(np.int64)
 SHORT = 1 << 20  # bytes of packed weights
@@ -165,20 +165,17 @@ class Packing:
         call = np.zeros(f.SHORT_SIZE, np.int64)
         (call[f.KERNEL], call[f.PROGRAM]), call[f.COPIES] = native.copying(dtype), address(self._table)
         self._pack = native.bound_pack((frame, places, call))
-        self._words = frame.size + f.SHORT_SIZE + weights + (ALIGNMENT + padded(copies.nbytes, 8)) // 8
+        words = frame.size + f.SHORT_SIZE + weights + (ALIGNMENT + padded(copies.nbytes, 8)) // 8
+        self._shape, self._new = (words,), np.empty if words < FEW else empty  # the same, sooner
 
     def memory(self, weights: tuple[Array, ...], count: int) -> Array:
-        """New memory with a frame, that of the copies, and the packed weights.
+        """New memory with the frame, that of the copies, and the packed weights.
 
         Only the first ``count`` copies are made: the others are left to whoever runs the frame of the copies.
         """
-        memory = empty((self._words,), INT64)
+        memory = self._new(self._shape, INT64)
         self._pack(memory, weights, count)
         return memory
-
-    def frame(self, memory: Array) -> Array:
-        """The frame in such memory, which it keeps alive."""
-        return memory[: self.frame_size]
 
     def copies_frame(self, memory: Array) -> Array:
         """The frame of the copies."""

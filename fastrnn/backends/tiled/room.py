@@ -11,10 +11,9 @@ import numpy as np
 
 from fastrnn.backends.contract import Array
 from fastrnn.record import lazy
-from fastrnn.reuse import address, empty
+from fastrnn.reuse import address, buffer
 
 ALIGNMENT = 64  # bytes: a cache line, and the longest vector
-BYTE = np.dtype(np.uint8)
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
@@ -40,7 +39,7 @@ class Room:
 
     def __init__(self, *sizes: int) -> None:
         self._sizes, self.nbytes = sizes, sum(sizes)
-        self.memory = empty((self.nbytes + ALIGNMENT * (len(sizes) + 1),), BYTE)
+        self.memory = buffer(self.nbytes + ALIGNMENT * (len(sizes) + 1))
 
     @lazy
     def at(self) -> list[int]:

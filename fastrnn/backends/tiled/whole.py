@@ -15,9 +15,9 @@ import numpy as np
 from fastrnn.backends.contract import Array, Parameters, States
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.backward import piece_rows
-from fastrnn.backends.tiled.room import ALIGNMENT, BYTE
+from fastrnn.backends.tiled.room import ALIGNMENT
 from fastrnn.backends.tiled.sums import Call, frames_of, shares
-from fastrnn.reuse import empty
+from fastrnn.reuse import buffer
 
 if TYPE_CHECKING:
     from fastrnn.backends.tiled.backend import Tape
@@ -46,8 +46,8 @@ class WholeBackward:
         # The bytes that it needs for a step of a row, the gates' gradients and all offsets; for a row, the states'
         # gradients; and besides, the sums of all rows, and what it takes to begin each of these on a cache line.
         self._step_bytes = form.gradient_stride + 8 * len(self._operands)
-        self._row_bytes = sum(form.state_strides)
-        self._other_bytes = form.gradient_stride + ALIGNMENT * (len(form.state_strides) + 2)
+        self._row_bytes = form.state_bytes
+        self._other_bytes = form.gradient_stride + form.states_slack + ALIGNMENT
 
     def run(
         self, frame: Array, tape: Tape, dy: Array, state: States, dx: Array, at: int, into: Parameters,
@@ -60,7 +60,7 @@ class WholeBackward:
         """
         form, rows = tape.pack.form, tape.rows
         run, size = self._runs.get(members) or self._made(form, members)
-        room = empty((size + rows.total * self._step_bytes + rows.batch * self._row_bytes,), BYTE)
+        room = buffer(size + rows.total * self._step_bytes + rows.batch * self._row_bytes)
         return run(
             frame, rows.table, tape.x, dy, dx, tape.memory, state, at, tape.reverse,
             into, room, boxes, members, apart,
@@ -71,7 +71,7 @@ class WholeBackward:
         tables = self.tables(form, members)
         frames, calls = tables[0], len(tables[0])
         counters = f.COUNTER_BYTES * (members + 1)
-        numbers = members * form.backward.frame_size + frames.size + 4 * max(calls, members) + len(self._names)
+        numbers = members * form.frame_size + frames.size + 4 * max(calls, members) + len(self._names)
         found = form.native.bound_back(tables), counters + 8 * numbers + self._other_bytes
         self._runs[members] = found
         return found
