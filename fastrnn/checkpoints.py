@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.backends.contract import Array, Parameters, Rows, States, each
+from fastrnn.backends.contract import Array, Rows, States, Weights, each
 from fastrnn.layer import Layer, repeated
 from fastrnn.parameters import Packs
 from fastrnn.record import Record
@@ -114,7 +114,7 @@ def backward(
     tapes: Sequence[Checkpoints],
     dy: Array,
     dstate: States,
-    into: Sequence[Parameters],
+    into: Sequence[Weights],
     base: int,
 ) -> Array:
     """As `Layer.backward`, from the tapes of `record`."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from fastrnn import reuse
 from fastrnn.backends import load
-from fastrnn.backends.contract import Array, Backend, Parameters, Rows, States, each
+from fastrnn.backends.contract import Array, Backend, Rows, States, Weights, each
 from fastrnn.equations import Sizes
 from fastrnn.parameters import Packs
 from fastrnn.plan import Plan
@@ -38,7 +38,7 @@ class Layer:
         return load(self._backend)
 
     @lazy
-    def pack(self) -> Callable[[Parameters], Any]:
+    def pack(self) -> Callable[[Weights], Any]:
         """What makes the pack of one direction from its parameters, in the order of `shapes`."""
         return self.backend.packer(self.plan, list(self.shapes), self.sizes, self.dtype)
 
@@ -110,7 +110,7 @@ class Layer:
         rows: Rows,
         dy: Array,
         dstate: States,
-        into: Sequence[Parameters],
+        into: Sequence[Weights],
         base: int,
     ) -> Array:
         """The gradient of x. ``dstate`` goes in as the gradient of the final states, comes out as that of the first."""
@@ -121,7 +121,7 @@ class Layer:
         return dx
 
     def _both_back(
-        self, tapes: Sequence[Any], rows: Rows, dy: Array, dstate: States, into: Sequence[Parameters],
+        self, tapes: Sequence[Any], rows: Rows, dy: Array, dstate: States, into: Sequence[Weights],
         base: int,
     ) -> Array:  # fmt: skip
         """As `_both`."""

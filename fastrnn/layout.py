@@ -31,8 +31,7 @@ class Layout:
         """A new y as the caller sees it, not initialised, and the same memory as (T, B, width)."""
         if batched and not self.batch_first:  # the same, sooner: most short calls come here
             steps, batch = rows.steps, rows.batch
-            make = np.empty if steps * batch * width < reuse.FEW else reuse.empty
-            y = make((steps, batch, width), self.dtype)
+            y = reuse.maker(steps * batch * width)((steps, batch, width), self.dtype)
             return y, y
         shape, _ = self.shape(rows.steps, rows.batch, width, batched)
         y = reuse.empty(shape, self.dtype)

@@ -80,10 +80,14 @@ class ParameterStore:
                     memory[...] = new[name]
 
     def present(self) -> dict[str, Array]:
-        """The present values: arrays that never change and are not to be written to."""
+        """The present values: arrays that never change, and cannot be written to."""
         with self._lock:
-            self._look()
-            return self._values.copy()
+            if self._leased:
+                self._look()
+            found = {name: value.view() for name, value in self._values.items()}
+        for value in found.values():
+            value.flags.writeable = False
+        return found
 
     def values(self) -> dict[str, Array]:
         """Copies of all parameters."""
@@ -143,7 +147,7 @@ class Parameters(Mapping[str, Array]):
         return len(self._store.shapes)
 
     def present(self) -> dict[str, Array]:
-        """See `ParameterStore`. For who only reads: after it no call has to look for changes."""
+        """See `ParameterStore`. For who only reads: no call has to look for changes for its sake."""
         return self._store.present()
 
     def __repr__(self) -> str:

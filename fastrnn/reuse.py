@@ -53,8 +53,13 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     return np.asarray(loan)
 
 
+def maker(most: int) -> Callable[[tuple[int, ...], np.dtype[Any]], Array]:
+    """`empty` for arrays of at most so many values: where these are few, a function that does the same sooner."""
+    return np.empty if most < FEW else empty
+
+
 def buffer(size: int) -> Array:
-    """So many bytes, likewise."""
+    """So many bytes, as `empty`."""
     return np.empty(size, BYTE) if size < LEAST else empty((size,), BYTE)
 
 

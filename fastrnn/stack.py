@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastrnn import checkpoints, reuse
-from fastrnn.backends.contract import Array, Parameters, Rows, States
+from fastrnn.backends.contract import Array, Rows, States, Weights
 from fastrnn.layer import Layer
 from fastrnn.parameters import Packs
 from fastrnn.threads import renew_after_fork
@@ -33,8 +33,7 @@ class Stack:
                 self.shapes |= {f"{name}_l{index}{suffix}": shape for name, shape in layer.shapes.items()}
                 self._parts.append((layer, slice(begin, len(self.shapes))))
         self.dtype = layers[0].dtype
-        few = all(prod(shape) < reuse.FEW for shape in self.shapes.values())
-        self._new = np.empty if few else reuse.empty  # the same, sooner
+        self._new = reuse.maker(max(map(prod, self.shapes.values())))
         self._generator: np.random.Generator | None = None
         self._lock = threading.Lock()  # of the generator
         renew_after_fork(self)
@@ -60,7 +59,7 @@ class Stack:
             with self._lock:
                 self._random().bit_generator.state = state
 
-    def packs(self, values: Parameters) -> Packs:
+    def packs(self, values: Weights) -> Packs:
         """The packs of all layers and directions, of all parameters in the order of `shapes`."""
         return tuple([layer.pack(values[own]) for layer, own in self._parts])
 

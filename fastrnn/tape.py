@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastrnn.backends.contract import Array, Rows
-from fastrnn.stack import Masks
 
 if TYPE_CHECKING:
     from fastrnn.recurrent import Recurrent
+    from fastrnn.stack import Masks
 
 
+@dataclass(frozen=True, eq=False, init=False)
 class Tape:
     """What `Recurrent.record` keeps for `Recurrent.backward`. It holds copies: no later change can reach it.
 
@@ -24,13 +25,22 @@ class Tape:
         what forward kept of each step, or at each checkpoint.
     """
 
+    layer: Recurrent
+    _rows: Rows
+    _tapes: list[list[Any]]
+    _masks: Masks
+    _batched: bool
+    _sequence: bool
+    _checkpoints: bool
+
     def __init__(
         self, layer: Recurrent, rows: Rows, tapes: list[list[Any]], masks: Masks, batched: bool, sequence: bool,
         checkpoints: bool,
     ) -> None:  # fmt: skip
-        """Of `Stack.record` and of how it was called."""
-        self.layer, self._rows, self._tapes, self._masks = layer, rows, tapes, masks
-        self._batched, self._sequence, self._checkpoints = batched, sequence, checkpoints
+        """Of what `Stack.record` gave, and how it was called."""
+        own = self.__dict__  # past what freezes it, in a third of the time of the generated way
+        own["layer"], own["_rows"], own["_tapes"], own["_masks"] = layer, rows, tapes, masks
+        own["_batched"], own["_sequence"], own["_checkpoints"] = batched, sequence, checkpoints
 
     @property
     def nbytes(self) -> int:
@@ -42,7 +52,7 @@ class Tape:
         return f"<Tape of {self._rows.batch} rows, {self._rows.total} steps in all, of {self.layer!r}>"
 
 
-@dataclass(eq=False)  # frozen, it would take 0.3 us more to make
+@dataclass(frozen=True, eq=False, init=False)
 class Gradients:
     """The gradients of a loss, as `Recurrent.backward` returns them.
 
@@ -59,3 +69,7 @@ class Gradients:
     x: Array
     state: Any
     parameters: dict[str, Array]
+
+    def __init__(self, x: Array, state: Any, parameters: dict[str, Array]) -> None:
+        own = self.__dict__  # as above
+        own["x"], own["state"], own["parameters"] = x, state, parameters

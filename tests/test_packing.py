@@ -22,6 +22,7 @@ from sharing import share_everything
 import fastrnn
 from fastrnn.backends import load
 from fastrnn.backends.tiled import copying
+from fastrnn.backends.tiled import form as forms
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled import packing as packings
 from fastrnn.backends.tiled.form import Form
@@ -127,14 +128,11 @@ def answers(cell: str, bias: bool, backend: str) -> list[np.ndarray]:
 @pytest.fixture
 def dirty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Packs are made where there was something else before: NaN, whatever the type."""
-    real = packings.empty
 
-    def empty(*given: Any) -> np.ndarray:
-        memory = real(*given)
-        memory.fill(-1)
-        return memory
+    def full(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        return np.full(shape, -1, dtype)
 
-    monkeypatch.setattr(packings, "empty", empty)
+    monkeypatch.setattr(packings, "maker", lambda most: full)
 
 
 CELLS = ["lstm", "gru", "gru_reset_before", "lstm_projected", "lstm_peephole"]
@@ -189,6 +187,7 @@ def test_there_are_checkpoints(
     monkeypatch.setattr(copying, "checkpoint", lambda: came.append(None))
     monkeypatch.setattr(copying, "PIECE_BYTES", 10_000)
     monkeypatch.setattr(packings, "SHORT", 0)
+    monkeypatch.setattr(forms, "SHORT", 0)
     with share_everything(), fastrnn.threads(threads):
         found = answers("lstm", True, backend)
         (pack,) = make_layer("lstm", 5, 21, backend=backend)._packs()
@@ -296,3 +295,21 @@ def test_training_packs_both_ways_at_once(backend: str, cell: str) -> None:
         found.append([y, back.x, *back.parameters.values()])
     for one, other in zip(*found, strict=True):
         assert_same_bits(one, other)
+
+
+@compiled
+@pytest.mark.parametrize("first", ["frame", "training_frame"])
+def test_a_frame_that_another_thread_packs_meanwhile_stays(backend: str, first: str) -> None:
+    """Copies of it have the address of its weights, and keep the pack alive but not the frame."""
+    (pack,) = make_layer("lstm", 3, 5, backend=backend)._packs()
+    real, found = pack._packed, []
+
+    def packed(packing: Packing, weights: Any) -> np.ndarray:
+        pack._packed = real
+        found.append(getattr(pack, first))
+        return real(packing, weights)
+
+    pack._packed = packed
+    pack.expect_training()
+    assert getattr(pack, first) is found[0]
+    assert pack.frame.any() and pack.training_frame.any()

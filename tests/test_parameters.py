@@ -361,4 +361,18 @@ def test_optimisers_see_what_was_written_and_hold_nothing(backend: str) -> None:
     optimizer.step([gradients])
     assert not layer._store._leased
     for name, value in layer.parameters.items():
-        np.testing.assert_array_equal(value, expected[name] - 0.25 * gradients.parameters[name] * 2, name)
+        change = 0.25 * gradients.parameters[name]
+        np.testing.assert_array_equal(value, expected[name] - change - change, name)
+
+
+def test_values_that_are_only_read_cannot_be_written(backend: str) -> None:
+    """They are what packs are made of. They stay as they are when the parameters change."""
+    layer = layer_of(backend)
+    values = layer.parameters.present()
+    kept = values[NAME].copy()
+    with pytest.raises(ValueError, match="read-only"):
+        values[NAME][0, 0] = 1.0
+    layer.parameters[NAME][...] = 2.0
+    layer.set_parameters({NAME: kept * 3})
+    np.testing.assert_array_equal(values[NAME], kept)
+    np.testing.assert_array_equal(layer.parameters.present()[NAME], kept * 3)

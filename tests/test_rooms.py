@@ -84,8 +84,7 @@ def test_nothing_is_written_outside(
                     for n in (None, lengths)]  # fmt: skip
         guarded = Guarded()
         with monkeypatch.context() as inside, fastrnn.threads(threads), share_everything(rows_apart=batch % 2 * 100):
-            inside.setattr(packings, "empty", guarded)
-            inside.setattr(packings, "FEW", 0)
+            inside.setattr(packings, "maker", lambda most, guarded=guarded: guarded)
             for module in (rooms, tapes, wholes):
                 inside.setattr(module, "buffer", guarded.buffer)
             layer = make_layer(cell, inputs, hidden, dtype=dtype, backend=backend, **options)

@@ -50,7 +50,8 @@ from fastrnn.plan import Plan
 from fastrnn.record import Record, lazy
 
 States = tuple[Array, ...]
-Parameters = tuple[Array, ...]  # of one pack, or their gradients, in the order of the names that it was made with
+# The parameters of one pack, or their gradients, in the order of the names that it was made with.
+Weights = tuple[Array, ...]
 TABLE_SIZE = 7  # numbers of `Rows.table`
 
 
@@ -233,14 +234,12 @@ class Backend(Protocol):
     def rows(self, steps: int, lengths: Array) -> Rows | None:
         """`Rows.of` for as many rows as there are lengths, int64; None if one of these is not from 0 to T."""
 
-    def packer(
-        self, plan: Plan, names: Sequence[str], sizes: Sizes, dtype: np.dtype[Any]
-    ) -> Callable[[Parameters], Any]:
+    def packer(self, plan: Plan, names: Sequence[str], sizes: Sizes, dtype: np.dtype[Any]) -> Callable[[Weights], Any]:
         """What makes packs: the weights of one layer and direction, as the backend wants them.
 
         The parameters' names are those of `Cell.parameter_shapes`; absent biases are zero. It is made once, and a pack
-        after each change of the parameters. Their arrays, C-contiguous and of the dtype, must never change: a pack,
-        which does not change either, may go on using them.
+        after each change of the parameters. Their arrays, C-contiguous and of the dtype, must never change: a pack
+        may go on using them. Nor does a pack ever change.
         """
 
     def tape(self, pack: Any, rows: Rows, x: Array, reverse: bool) -> Any:
@@ -265,16 +264,14 @@ class Backend(Protocol):
     ) -> None:  # fmt: skip
         """`forward` and `run` in one; of ``state`` and ``final``, (L*D, B, S_k) each, the parts ``at`` are meant."""
 
-    def gradients(
-        self, tape: Any, dy: Array, state: States, dx: Array, at: int, into: Parameters, threads: int
-    ) -> None:
+    def gradients(self, tape: Any, dy: Array, state: States, dx: Array, at: int, into: Weights, threads: int) -> None:
         """`backward`, `sums` and `run` in one. Of ``state``, (L*D, B, S_k) each, the parts ``at`` are meant: dfinal at
         first, dstate in the end; ``into`` is the gradients of all parameters."""
 
     def backward(self, tape: Any, dy: Array, dfinal: States, dx: Array, dstate: States, sums: Any) -> Part:
         """Make ready a backward scan, which also adds to the gradients of the parameters. It takes all rows at once."""
 
-    def sums(self, pack: Any, into: Parameters, total: int) -> Any:
+    def sums(self, pack: Any, into: Weights, total: int) -> Any:
         """What a backward scan of ``total`` valid steps adds to: the gradients of all parameters, which are written.
 
         The scan may come in pieces, `Rows.piece` each, the last piece of time first: what is in ``into`` after the

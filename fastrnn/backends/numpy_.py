@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn.backends.contract import TURN, Array, Parameters, Part, Rows, States, StepOf, cuts, each, step_fits
+from fastrnn.backends.contract import TURN, Array, Part, Rows, States, StepOf, Weights, cuts, each, step_fits
 from fastrnn.backends.evaluate import PROJECTION, Backward, Forward
 from fastrnn.backends.numpy_pack import NumpyPack, packed
 from fastrnn.backends.steps import Piece, Steps
@@ -111,7 +111,7 @@ class NumpyBackend:
         self.run([self.forward(pack, rows, x, y, each(state, at), each(final, at), reverse, tape)], rows, threads)
 
     def gradients(
-        self, tape: NumpyTape, dy: Array, state: States, dx: Array, at: int, into: Parameters, threads: int
+        self, tape: NumpyTape, dy: Array, state: States, dx: Array, at: int, into: Weights, threads: int
     ) -> None:
         """Make ready and run."""
         ends = each(state, at)
@@ -141,7 +141,7 @@ class NumpyBackend:
 
         return _Backward(tape.rows, run, 2 * tape.rows.total * pack.weight_count, sums.tasks(tape, work))
 
-    def sums(self, pack: NumpyPack, into: Parameters, total: int) -> NumpySums:
+    def sums(self, pack: NumpyPack, into: Weights, total: int) -> NumpySums:
         """See the contract."""
         return NumpySums(dict(zip(pack.names, into, strict=True)))
 

@@ -16,8 +16,8 @@ def inner(function: Callable[..., Any]) -> Any:
     It has no cache of its own: Numba would find it there by its own file alone, stale after a change of another file.
     It is compiled by itself and again in whatever calls it, some 50 ms each time: what is tiny is an intrinsic instead.
 
-    None allocates, and so none counts references to arrays, which took a tenth of a short way back. Nor can one return
-    an array, then: what does that is `inlined`.
+    None allocates or returns an array, and so none counts references to arrays (Numba's option for that has no public
+    name), which took a tenth of a short way back. What returns one is `inlined`.
     """
     plain = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False}
     return njit(nogil=True, error_model="numpy", **plain)(function)

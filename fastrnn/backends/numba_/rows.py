@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from fastrnn.backends.numba_.compile import compiled, inner
+from fastrnn.backends.numba_.compile import compiled, inlined, inner
 from fastrnn.backends.numba_.intrinsics import whole_numbers
 from fastrnn.backends.numba_.objects import numbers_of
 from fastrnn.backends.numba_.scan import row_offsets, state_row
 from fastrnn.backends.tiled import frame as f
 
 
-@inner
+@inlined
 def tables(table):  # type: ignore[no-untyped-def]
     """order, lengths, active and base of the rows with a table, see `contract.Rows`."""
     return tables_at(numbers_of(table))
 
 
-@inner
+@inlined
 def tables_at(numbers):  # type: ignore[no-untyped-def]
     """The same, by the table's numbers."""
     batch, longest = numbers[f.BATCH - f.ORDER], numbers[f.LONGEST - f.ORDER]

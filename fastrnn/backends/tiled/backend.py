@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrnn.backends.contract import Array, Parameters, Part, Rows, States, each
+from fastrnn.backends.contract import Array, Part, Rows, States, Weights, each
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.box import NOBODY
 from fastrnn.backends.tiled.form import Form
@@ -78,12 +78,12 @@ class TiledBackend:
 
     def packer(
         self, plan: Plan, names: Sequence[str], sizes: Sizes, dtype: np.dtype[Any]
-    ) -> Callable[[Parameters], TiledPack]:
+    ) -> Callable[[Weights], TiledPack]:
         """See the contract."""
         form = Form(self.native, self.native.program(plan, np.dtype(dtype)), sizes, names)
         return partial(TiledPack, form, self.packed)
 
-    def packed(self, packing: Packing, weights: Parameters) -> Array:
+    def packed(self, packing: Packing, weights: Weights) -> Array:
         """The memory of a packing with these weights: it begins with the frame."""
         threads = get_num_threads()
         if threads > 1 and not self.crew.worth_packing(packing.nbytes):
@@ -169,9 +169,7 @@ class TiledBackend:
             point(frame, fields + f.ADJOINT_INITIAL, dfinal[k], fields + f.ADJOINT_FINAL, dstate[k])
         return BackwardScan(tape, frame, sums, (dy, dfinal, dx, dstate))
 
-    def gradients(
-        self, tape: Tape, dy: Array, state: States, dx: Array, at: int, into: Parameters, threads: int
-    ) -> None:
+    def gradients(self, tape: Tape, dy: Array, state: States, dx: Array, at: int, into: Weights, threads: int) -> None:
         """See the contract."""
         form, rows, frame = tape.pack.form, tape.rows, tape.pack.training_frame  # packed before threads are looked for
         members, apart, work = 1, False, 2 * rows.total * form.weight_count
@@ -195,7 +193,7 @@ class TiledBackend:
         part = self.backward(tape, dy, ends, dx, ends, self.sums(tape.pack, into, rows.total))
         self.crew.go([part], rows, threads, members, apart)
 
-    def sums(self, pack: TiledPack, into: Parameters, total: int) -> TiledSums:
+    def sums(self, pack: TiledPack, into: Weights, total: int) -> TiledSums:
         """See the contract."""
         from fastrnn.backends.tiled.sums import TiledSums
 

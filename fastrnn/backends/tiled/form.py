@@ -15,7 +15,7 @@ from fastrnn.backends.contract import Array
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.frame import state_field
 from fastrnn.backends.tiled.native import KernelOf, Native
-from fastrnn.backends.tiled.packing import Block, Copies, Matrix, Packing
+from fastrnn.backends.tiled.packing import SHORT, Block, Copies, Matrix, Packing
 from fastrnn.backends.tiled.program import Program
 from fastrnn.backends.tiled.room import ALIGNMENT, padded, pitch
 from fastrnn.backends.tiled.stage import TileStage
@@ -99,8 +99,10 @@ class Form:
         return self._packing(self._backward_frame(copies), copies)
 
     @lazy
-    def both(self) -> Packing:
-        """The two one after the other."""
+    def both(self) -> Packing | None:
+        """The two one after the other; None where there is so much to copy that nothing is won by that."""
+        if 2 * self.weight_count * self.dtype.itemsize >= SHORT:
+            return None
         copies = Copies(self.program.target, self.dtype)
         forward = self._forward_frame(copies)
         copies.first_field = self.frame_size

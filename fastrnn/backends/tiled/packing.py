@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrnn.backends.contract import Array
+from fastrnn.backends.contract import Array, Weights
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.native import Native
 from fastrnn.backends.tiled.room import ALIGNMENT, padded
 from fastrnn.backends.tiled.stage import TileStage
 from fastrnn.backends.tiled.tail import tail_vectors
 from fastrnn.backends.tiled.target import Target
-from fastrnn.reuse import FEW, address, empty
+from fastrnn.reuse import address, maker
 
 INT64 = np.dtype(np.int64)
 SHORT = 1 << 20  # bytes of packed weights
@@ -151,7 +151,7 @@ class Packing:
     short : bool
         Whether one thread makes all copies at once, without more ado.
     frame_size : int
-        Of the frame, in fields.
+        Of the frame, or of all frames, in fields.
     """
 
     def __init__(self, frame: Array, copies: Copies, native: Native, dtype: np.dtype[Any], weights: int) -> None:
@@ -166,9 +166,9 @@ class Packing:
         (call[f.KERNEL], call[f.PROGRAM]), call[f.COPIES] = native.copying(dtype), address(self._table)
         self._pack = native.bound_pack((frame, places, call))
         words = frame.size + f.SHORT_SIZE + weights + (ALIGNMENT + padded(copies.nbytes, 8)) // 8
-        self._shape, self._new = (words,), np.empty if words < FEW else empty  # the same, sooner
+        self._shape, self._new = (words,), maker(words)
 
-    def memory(self, weights: tuple[Array, ...], count: int) -> Array:
+    def memory(self, weights: Weights, count: int) -> Array:
         """New memory with the frame, that of the copies, and the packed weights.
 
         Only the first ``count`` copies are made: the others are left to whoever runs the frame of the copies.

@@ -33,13 +33,11 @@ class Room:
     ----------
     memory : ndarray
         Bytes, a few more than the tables have.
-    nbytes : int
-        Of all tables.
     """
 
     def __init__(self, *sizes: int) -> None:
-        self._sizes, self.nbytes = sizes, sum(sizes)
-        self.memory = buffer(self.nbytes + ALIGNMENT * (len(sizes) + 1))
+        self._sizes = sizes
+        self.memory = buffer(sum(sizes) + ALIGNMENT * (len(sizes) + 1))
 
     @lazy
     def at(self) -> list[int]:

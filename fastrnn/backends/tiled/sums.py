@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fastrnn.backends.contract import Array, Parameters
+from fastrnn.backends.contract import Array, Weights
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.box import NOBODY
 from fastrnn.backends.tiled.form import PIECE, Form
@@ -179,7 +179,7 @@ def _nothing() -> None:
 class TiledSums:
     """See `fastrnn.backends.contract.Backend.sums`."""
 
-    def __init__(self, form: Form, arrays: Parameters, total: int) -> None:
+    def __init__(self, form: Form, arrays: Weights, total: int) -> None:
         self.into = into = dict(zip(form.shapes, arrays, strict=True))
         self._at = {name: address(array) for name, array in into.items()}
         self._begin = total  # all rows from this compact number on have been taken

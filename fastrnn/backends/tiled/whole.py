@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastrnn.backends.contract import Array, Parameters, States
+from fastrnn.backends.contract import Array, States, Weights
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.backward import piece_rows
 from fastrnn.backends.tiled.room import ALIGNMENT
@@ -43,14 +43,13 @@ class WholeBackward:
         if self._sums:
             self._operands.append((f.OF_GRADIENT, 0, 0, form.gradient_stride))
         self._runs: dict[int, tuple[Callable[..., int], int]] = {}  # by the number of threads
-        # The bytes that it needs for a step of a row, the gates' gradients and all offsets; for a row, the states'
-        # gradients; and besides, the sums of all rows, and what it takes to begin each of these on a cache line.
+        # The bytes that it needs for a step of a row, the gates' gradients and all offsets; and, besides these and the
+        # states' gradients of each row, for the sums of all rows and to begin each of these on a cache line.
         self._step_bytes = form.gradient_stride + 8 * len(self._operands)
-        self._row_bytes = form.state_bytes
         self._other_bytes = form.gradient_stride + form.states_slack + ALIGNMENT
 
     def run(
-        self, frame: Array, tape: Tape, dy: Array, state: States, dx: Array, at: int, into: Parameters,
+        self, frame: Array, tape: Tape, dy: Array, state: States, dx: Array, at: int, into: Weights,
         boxes: Array, members: int, apart: bool,
     ) -> int:  # fmt: skip
         """As `contract.Backend.gradients`, on so many threads at most, those of the boxes among them, with the frame of
@@ -60,7 +59,7 @@ class WholeBackward:
         """
         form, rows = tape.pack.form, tape.rows
         run, size = self._runs.get(members) or self._made(form, members)
-        room = buffer(size + rows.total * self._step_bytes + rows.batch * self._row_bytes)
+        room = buffer(size + rows.total * self._step_bytes + rows.batch * form.state_bytes)
         return run(
             frame, rows.table, tape.x, dy, dx, tape.memory, state, at, tape.reverse,
             into, room, boxes, members, apart,
