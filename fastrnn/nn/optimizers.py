@@ -15,8 +15,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fastrnn.parameters import Parameters
-
 from .module import FloatArray, boolean, describe, float_array, number_in
 
 State = dict[str, Any]
@@ -369,9 +367,10 @@ def _norm(arrays: list[FloatArray]) -> float:
 
 
 def _present(module: HasParameters) -> Mapping[str, Any]:
-    """The parameters, to be read."""
+    """The parameters, to be read: a mapping that makes its arrays writable can have ``present()`` for that."""
     parameters = module.parameters
-    return parameters.present() if isinstance(parameters, Parameters) else parameters
+    present = getattr(parameters, "present", None)
+    return parameters if present is None else present()
 
 
 def _gradients(index: int, given: object) -> Mapping[str, Any]:
