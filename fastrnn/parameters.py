@@ -80,7 +80,7 @@ class ParameterStore:
                     memory[...] = new[name]
 
     def present(self) -> dict[str, Array]:
-        """The present values: arrays that never change, and cannot be written to."""
+        """The present values: read-only arrays that never change. They are what packs are made of."""
         with self._lock:
             if self._leased:
                 self._look()

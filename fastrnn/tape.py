@@ -34,13 +34,13 @@ class Tape:
     _checkpoints: bool
 
     def __init__(
-        self, layer: Recurrent, rows: Rows, tapes: list[list[Any]], masks: Masks, batched: bool, sequence: bool,
-        checkpoints: bool,
+        self, layer: Recurrent, _rows: Rows, _tapes: list[list[Any]], _masks: Masks, _batched: bool, _sequence: bool,
+        _checkpoints: bool,
     ) -> None:  # fmt: skip
         """Of what `Stack.record` gave, and how it was called."""
         own = self.__dict__  # past what freezes it, in a third of the time of the generated way
-        own["layer"], own["_rows"], own["_tapes"], own["_masks"] = layer, rows, tapes, masks
-        own["_batched"], own["_sequence"], own["_checkpoints"] = batched, sequence, checkpoints
+        own["layer"], own["_rows"], own["_tapes"], own["_masks"] = layer, _rows, _tapes, _masks
+        own["_batched"], own["_sequence"], own["_checkpoints"] = _batched, _sequence, _checkpoints
 
     @property
     def nbytes(self) -> int:

@@ -370,7 +370,7 @@ def _present(module: HasParameters) -> Mapping[str, Any]:
     """The parameters, to be read: a mapping that makes its arrays writable can have ``present()`` for that."""
     parameters = module.parameters
     present = getattr(parameters, "present", None)
-    return parameters if present is None else present()
+    return present() if callable(present) else parameters
 
 
 def _gradients(index: int, given: object) -> Mapping[str, Any]:
