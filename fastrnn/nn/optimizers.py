@@ -18,6 +18,7 @@ import numpy as np
 from .module import FloatArray, boolean, describe, float_array, number_in
 
 State = dict[str, Any]
+LEAST_SQUARES = 1e-200  # of sums above it, squares that vanish would change no digit
 
 
 class HasParameters(Protocol):
@@ -357,13 +358,20 @@ def clip_by_global_norm(
 
 
 def _norm(arrays: list[FloatArray]) -> float:
-    """The 2-norm of all numbers together, scaled by the largest so that squares neither overflow nor vanish."""
+    """The 2-norm of all numbers together; scaled by the largest where squares would overflow or vanish."""
+    with np.errstate(over="ignore"):
+        total = _sum_of_squares(arrays)
+    if LEAST_SQUARES < total < math.inf:
+        return math.sqrt(total)
     peak = float(np.max([np.max(np.abs(array), initial=0.0) for array in arrays], initial=0.0))
     if peak == 0.0 or not math.isfinite(peak):
         return peak
+    return peak * math.sqrt(_sum_of_squares([np.divide(array, peak, dtype=np.float64) for array in arrays]))
+
+
+def _sum_of_squares(arrays: list[FloatArray]) -> float:
     # Not np.dot: BLAS would do a large one on all cores, whatever else runs there.
-    squares = (np.square(np.divide(array, peak, dtype=np.float64)) for array in arrays)
-    return peak * math.sqrt(sum(float(np.add.reduce(square, axis=None)) for square in squares))
+    return sum(float(np.add.reduce(np.square(array, dtype=np.float64), axis=None)) for array in arrays)
 
 
 def _present(module: HasParameters) -> Mapping[str, Any]:
