@@ -53,9 +53,7 @@ cdef extern from "Python.h":
 cdef extern from "tables.h" nogil:
     ctypedef void (*fastrnn_stages)(int64_t frame, int64_t linked, int64_t rows) noexcept nogil
     ctypedef void (*fastrnn_outer)(
-        int64_t a, int64_t a_stride, int64_t gate_rows, int64_t gap, int64_t b, int64_t b_offsets, int64_t into,
-        int64_t into_stride, int64_t rows, int64_t low, int64_t high, int64_t width, int64_t copied,
-        int first) noexcept nogil
+        int64_t frame, int64_t low, int64_t high, int64_t more, int64_t rows, int64_t room) noexcept nogil
     ctypedef struct fastrnn_cell:
         const char *equations
         fastrnn_stages *stages
@@ -65,6 +63,7 @@ cdef extern from "tables.h" nogil:
         const fastrnn_cell *cells
         int64_t count
         fastrnn_outer outer
+        int64_t outer_room
     const fastrnn_unit **fastrnn_units
 
 ctypedef void (*kernel_function)(
@@ -440,26 +439,16 @@ cdef void weight_gradient_product(
     int64_t program, int64_t here, int64_t low, int64_t high, int64_t more, int64_t count) noexcept nogil:
     """Rows low .. high - 1 of ``into[m, n]``, the sum over ``count`` rows of a[row, m] * b[row, n].
 
-    With ``more`` the sum is added to what is there. Blocks go from the last to the first, the order in which backward
-    makes them, so that a sum over pieces of time is the sum over the whole.
+    With ``more`` the sum is added to what is there.
     """
     cdef const fastrnn_unit *unit = <const fastrnn_unit *>words(program)
-    cdef int64_t *frame = words(here)
-    cdef int64_t a_stride = frame[F_OUTER_A_STRIDE]
-    cdef int64_t mode, first = (count + OUTER_BLOCK - 1) // OUTER_BLOCK * OUTER_BLOCK - OUTER_BLOCK
-    cdef bint overwrites = more == 0
-    cdef void *room = malloc(OUTER_BLOCK * OUTER_VECTORS * unit.vector_bytes + ALIGNMENT)
+    cdef int64_t mode
+    cdef void *room = malloc(unit.outer_room + ALIGNMENT)
     if room == NULL:
-        give_up(frame)
+        give_up(words(here))
         return
     mode = flush_denormals()
-    while first >= 0:
-        unit.outer(
-            frame[F_OUTER_A] + first * a_stride, a_stride, frame[F_OUTER_GATE_ROWS], frame[F_OUTER_GAP],
-            frame[F_OUTER_B], frame[F_OUTER_B_OFFSETS] + 8 * first, frame[F_OUTER_INTO], frame[F_OUTER_INTO_STRIDE],
-            lesser(OUTER_BLOCK, count - first), low, high, frame[F_OUTER_WIDTH], aligned(address_of(room)), overwrites)
-        first -= OUTER_BLOCK
-        overwrites = False
+    unit.outer(here, low, high, more, count, aligned(address_of(room)))
     restore_mode(mode)
     free(room)
 

@@ -14,10 +14,8 @@ typedef struct {
     fastrnn_stages stages[F_KINDS];
 } fastrnn_cell;
 
-/* One block of rows of a weight gradient; see fastrnn/backends/tiled/outer.py. */
-typedef void (*fastrnn_outer)(int64_t a, int64_t a_stride, int64_t gate_rows, int64_t gap, int64_t b,
-                              int64_t b_offsets, int64_t into, int64_t into_stride, int64_t rows, int64_t low,
-                              int64_t high, int64_t width, int64_t copied, int first);
+/* Some rows of a weight gradient; see fastrnn/backends/tiled/outer.py. */
+typedef void (*fastrnn_outer)(int64_t frame, int64_t low, int64_t high, int64_t more, int64_t rows, int64_t room);
 
 /* One generated file. */
 typedef struct {
@@ -26,6 +24,7 @@ typedef struct {
     const fastrnn_cell *cells;
     int64_t count;
     fastrnn_outer outer;
+    int64_t outer_room; /* the bytes it needs */
 } fastrnn_unit;
 
 extern const fastrnn_unit *const fastrnn_units[]; /* ends with a null pointer */

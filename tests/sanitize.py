@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 FLAGS = "-O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
 FILES = (
     *("oracle_match", "gradients", "stream", "threads", "same_bits", "tapes", "denormals", "layers", "checkpoints"),
-    "packing",
+    *("packing", "products"),
 )
 FORMS = {
     "vectors": f"{FLAGS} -DFASTRNN_NO_INTRINSICS",

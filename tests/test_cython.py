@@ -93,8 +93,8 @@ def test_fused_sets_agree() -> None:
 
 @pytest.mark.parametrize("isa", cython_._sets())
 def test_conformance_of_each_set(isa: str) -> None:
-    """The oracle, gradients and denormals once more."""
-    files = ["test_oracle_match.py", "test_gradients.py", "test_denormals.py"]
+    """The oracle, gradients, denormals, and the products of the weights' gradients once more."""
+    files = ["test_oracle_match.py", "test_gradients.py", "test_denormals.py", "test_products.py"]
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", "cython"]
     out = run("-m", "pytest", *options, *files, FASTRNN_ISA=isa)
     assert re.search(r"(\d+) passed", out)

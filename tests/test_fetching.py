@@ -24,7 +24,7 @@ from fastrnn.backends.contract import Rows
 from fastrnn.backends.cython_.c_text import Functions
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.emitter import WHOLE
-from fastrnn.backends.tiled.outer import OPERAND_KINDS, Operands, emit_outer
+from fastrnn.backends.tiled.outer import ARGUMENTS, emit_outer
 from fastrnn.backends.tiled.program import (
     BACKWARD_STEP,
     FORWARD_STEP,
@@ -92,16 +92,16 @@ def test_weight_gradients_fetch_the_next_tiles_values_and_vectors() -> None:
     """Of a all tiles do. Of b's vectors the first tiles fetch those that are copied next, one each, row by row."""
 
     def body(emit: Any, arguments: list[Any]) -> None:
-        emit_outer(emit, Operands(*arguments))
+        emit_outer(emit, *arguments)
 
     functions = Functions(FLOAT32, AVX512)
-    functions.define("emitted", OPERAND_KINDS, body)
+    functions.define("emitted", ARGUMENTS, body)
     text = functions.text()
     (tile,) = re.findall(r"outer_fetching_6x4_\d+\(int64_t a0.*?{\n(.*?)\n}", text, re.DOTALL)
     plain = re.search(r"outer_6x4_\d+\(int64_t a0.*?{\n(.*?)\n}", text, re.DOTALL)
     assert plain is not None
     assert tile.count("PREFETCH(") == 2 * plain.group(1).count("PREFETCH(") > 0
-    main = text[text.rindex("NOINLINE") :]
+    main = text[text.index("outer_block") : text.rindex("NOINLINE")]
     before_tile = main[: main.index("outer_fetching_6x4")]
     loop, stop = re.findall(r"for \(; (\w+) \+ 6 <= (\w+);", before_tile)[-1]
     (gate,) = re.findall(r"for \(; (\w+) \+ 1 <= ", before_tile)
@@ -110,12 +110,12 @@ def test_weight_gradients_fetch_the_next_tiles_values_and_vectors() -> None:
         (100, 0, 100, [4, 5, 6, 7]), (100, 40, 90, [4, 5, 6, 7]), (100, 90, 100, [4]), (9, 0, 36, [4, 5, 6, 7]),
         (15, 0, 60, [4, 5, 6, 7]), (11, 0, 33, [4, 5, 6]), (40, 30, 80, [4]), (5, 0, 20, []),
     ):  # fmt: skip
-        known = dict.fromkeys([f"a{n}" for n in range(16)], 0) | {"a2": gate_rows, "a9": low, "a10": high, "a15": 64}
+        known = dict.fromkeys([f"a{n}" for n in range(17)], 0) | {"a3": gate_rows, "a10": low, "a11": high, "a16": 64}
         found = []
         for number in range(low // gate_rows, -(-high // gate_rows)):
             values = evaluated(before_tile, known, {gate: number})
             for row in range(values[loop], values[stop] - 5, 6):
-                found.append(evaluated(tile[: tile.index("for (")], known | {"a14": row}, {}))
+                found.append(evaluated(tile[: tile.index("for (")], known | {"a15": row}, {}))
         asked = [(set(range(4, 16)) & {(value // 4 - 64) / 16 for value in each.values()}) for each in found]
         assert [max(vectors) for vectors in asked] == expected
 

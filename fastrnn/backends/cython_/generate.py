@@ -21,7 +21,7 @@ from fastrnn.backends.cython_.c_text import Functions
 from fastrnn.backends.cython_.sets import SETS
 from fastrnn.backends.tiled import box, frame, outer, program
 from fastrnn.backends.tiled.emitter import WHOLE, Emitter
-from fastrnn.backends.tiled.outer import OPERAND_KINDS, Operands, emit_outer
+from fastrnn.backends.tiled.outer import ARGUMENTS, emit_outer, room_bytes
 from fastrnn.backends.tiled.program import KINDS, Program
 from fastrnn.equations import Cell, trace
 from fastrnn.plan import plan
@@ -50,13 +50,12 @@ def fields() -> dict[str, int]:
     """The constants that kernels share with Python: F_.. of the frame, the stages and the products, B_.. of a box,
     C_.. of the contract."""
     modules = (("C_", contract), ("F_", frame), ("F_", program), ("B_", box), ("OUTER_", outer))
-    found = {
+    return {
         prefix + name: value
         for prefix, module in modules
         for name, value in vars(module).items()
         if name.isupper() and isinstance(value, int)
     }
-    return found | {"OUTER_VECTORS": max(outer.WIDTHS)}
 
 
 def write(folder: Path, isas: Sequence[str]) -> list[tuple[Unit, Path]]:
@@ -97,8 +96,9 @@ def kernels(unit: Unit) -> str:
         made = Program(plan(cell), dtype, target)
         stages = [functions.define("stages", [WHOLE] * 3, partial(_stages, made, kind))[0] for kind in range(KINDS)]
         rows.append(f"    {{{json.dumps(cell.text)}, {{{', '.join(stages)}}}}}, /* {cell.name} */")
-    outer_name, _ = functions.define("outer", OPERAND_KINDS, _outer)
+    outer_name, _ = functions.define("outer", ARGUMENTS, _outer)
     numbers = f"{dtype.itemsize}, {target.vector_bytes}, {target.registers}, {int(target.fma)}"
+    product = f"{outer_name}, {room_bytes(target, dtype.itemsize)}"
     return "\n".join(
         [
             f"#define FASTRNN_BITS {dtype.itemsize * 8}",
@@ -113,7 +113,7 @@ def kernels(unit: Unit) -> str:
             "};",
             "",
             f"extern const fastrnn_unit {unit.name};",
-            f'const fastrnn_unit {unit.name} = {{"{unit.isa}", {numbers}, cells, {len(rows)}, {outer_name}}};',
+            f'const fastrnn_unit {unit.name} = {{"{unit.isa}", {numbers}, cells, {len(rows)}, {product}}};',
         ]
     )
 
@@ -123,4 +123,4 @@ def _stages(made: Program, kind: int, emit: Emitter, arguments: list[Any]) -> No
 
 
 def _outer(emit: Emitter, arguments: list[Any]) -> None:
-    emit_outer(emit, Operands(*arguments))
+    emit_outer(emit, *arguments)

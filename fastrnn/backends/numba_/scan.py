@@ -22,14 +22,13 @@ from fastrnn.backends.numba_.intrinsics import (
     no_bytes,
     one_by_one,
     outer_product,
+    outer_room,
     restore_mode,
     run_stages,
     whole_numbers,
     whole_table,
 )
-from fastrnn.backends.numba_.target import target
 from fastrnn.backends.tiled import frame as f
-from fastrnn.backends.tiled import outer
 from fastrnn.backends.tiled.program import (
     BACKWARD_STEP,
     FINISH_STEP,
@@ -39,7 +38,6 @@ from fastrnn.backends.tiled.program import (
 )
 
 FRAME = 1 << 16  # more fields than any frame has: its array does not know how long it is
-BLOCK_BYTES = outer.BLOCK * max(outer.WIDTHS) * target().vector_bytes
 
 
 @inlined
@@ -333,26 +331,10 @@ def store_adjoints(frame, order, low, high):  # type: ignore[no-untyped-def]
 def weight_gradient(program, here, low, high, more, count):  # type: ignore[no-untyped-def]
     """Rows low .. high - 1 of ``into[m, n]``, the sum over ``count`` rows of a[row, m] * b[row, n].
 
-    See `outer`. With ``more`` the sum is added to what is there. Blocks go from the last to the first, the order in
-    which backward makes them, so that a sum over pieces of time is the sum over the whole.
+    See `outer`. With ``more`` the sum is added to what is there.
     """
     mode = flush_denormals()
-    frame = whole_numbers(here, FRAME)
-    a, a_stride, gate_rows = frame[f.OUTER_A], frame[f.OUTER_A_STRIDE], frame[f.OUTER_GATE_ROWS]
-    b, b_offsets, gap = frame[f.OUTER_B], frame[f.OUTER_B_OFFSETS], frame[f.OUTER_GAP]
-    into, into_stride, width = frame[f.OUTER_INTO], frame[f.OUTER_INTO_STRIDE], frame[f.OUTER_WIDTH]
-    room = np.empty(BLOCK_BYTES + 64, np.uint8)
-    copied = (room.ctypes.data + 63) // 64 * 64
-    first = (count - 1) // outer.BLOCK * outer.BLOCK
-    overwrites = more == 0
-    while first >= 0:
-        rows = min(outer.BLOCK, count - first)
-        lines, table = a + first * a_stride, b_offsets + 8 * first
-        outer_product(
-            program, lines, a_stride, gate_rows, gap, b, table, into, into_stride, rows, low, high, width, copied,
-            overwrites,
-        )  # fmt: skip
-        first -= outer.BLOCK
-        overwrites = False
+    room = np.empty(outer_room(program) + 64, np.uint8)
+    outer_product(program, here, low, high, more, count, (room.ctypes.data + 63) // 64 * 64)
     restore_mode(mode)
     keep(room)
