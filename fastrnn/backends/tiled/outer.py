@@ -123,10 +123,9 @@ def _block(emit: Emitter, operands: Operands) -> None:
     first_gate = emit.quotient(operands.low, operands.gate_rows)
     end_gate = _quotient_up(emit, operands.high, operands.gate_rows)
     tallest = _heights(emit.target, widths[0])[0]
-    packed = None
-    if _packs(emit.target):
-        packed = emit.less(emit.whole(LEAST_PACKED - 1), operands.width)
-        operands = _packed(emit, operands, packed, first_gate, end_gate)
+    wide = emit.less(emit.whole(LEAST_PACKED - 1), operands.width) if _packs(emit.target) else None
+    if wide is not None:
+        operands = _with_packed(emit, operands, wide, first_gate, end_gate)
     for vectors in widths:
         copy, heights = _copy(emit, vectors), _heights(emit.target, vectors)
         tiles = {height: _tile(emit, vectors, height) for height in heights}
@@ -142,23 +141,23 @@ def _block(emit: Emitter, operands: Operands) -> None:
                     before = emit.lesser(_tiles_before(emit, operands, row, tallest), emit.whole(vectors))
                     left = emit.times(emit.difference(emit.whole(vectors), before), tallest)
                     fetched = emit.lesser(stop, emit.sum(row, left))
-                    row = _tiles(emit, _strided(emit, own, packed, tallest), fetching, tallest, row, fetched, column)
+                    row = _tiles(emit, _strided(emit, own, wide, tallest), fetching, tallest, row, fetched, column)
                 for height, tile in tiles.items():
                     # What is packed for the widest tiles has no taller ones.
-                    here = emit.choose(packed, row, stop) if packed is not None and height > tallest else stop
-                    row = _tiles(emit, _strided(emit, own, packed, height), tile, height, row, here, column)
+                    here = emit.choose(wide, row, stop) if wide is not None and height > tallest else stop
+                    row = _tiles(emit, _strided(emit, own, wide, height), tile, height, row, here, column)
         start = past[-1]
 
 
-def _packed(emit: Emitter, operands: Operands, packed: Any, first_gate: Any, end_gate: Any) -> Operands:
-    """With a as the tiles read it, if that is ``packed``: side by side what all rows have for a tile.
+def _with_packed(emit: Emitter, operands: Operands, wide: Any, first_gate: Any, end_gate: Any) -> Operands:
+    """With a as the tiles read it, if into is ``wide``: side by side what all rows have for a tile.
 
     With few registers tiles are low, and read few values each of rows that stand far apart, each in a page of its own.
     Packed, they take 4 to 12 % less time from 256 columns on (AVX2 on a Zen 4). Taller ones gain nothing.
     """
     heights = _heights(emit.target, _widths(emit.target)[0])
     own = operands._replace(room=emit.sum(operands.room, emit.whole(_copied_bytes(emit.target))))
-    with emit.when(packed), emit.loop(first_gate, end_gate, 1, []) as (gate, _, _end):
+    with emit.when(wide), emit.loop(first_gate, end_gate, 1, []) as (gate, _, _end):
         row, stop = _rows_of(emit, operands, gate)
         of_gate = own._replace(a=emit.sum(own.a, emit.times(gate, own.gap)))
         for height in heights:
@@ -166,17 +165,17 @@ def _packed(emit: Emitter, operands: Operands, packed: Any, first_gate: Any, end
     step = emit.times(operands.rows, emit.size)
     begin = emit.difference(own.room, emit.times(operands.low, step))
     return operands._replace(
-        a=emit.choose(packed, begin, operands.a),
-        a_step=emit.choose(packed, step, operands.a_step),
-        gap=emit.choose(packed, emit.whole(0), operands.gap),
+        a=emit.choose(wide, begin, operands.a),
+        a_step=emit.choose(wide, step, operands.a_step),
+        gap=emit.choose(wide, emit.whole(0), operands.gap),
     )
 
 
-def _strided(emit: Emitter, operands: Operands, packed: Any, height: int) -> Operands:
-    """With the stride of rows of a that are packed for tiles of a height."""
-    if packed is None:
+def _strided(emit: Emitter, operands: Operands, wide: Any, height: int) -> Operands:
+    """With the stride that rows of a have where they are packed for tiles of a height."""
+    if wide is None:
         return operands
-    return operands._replace(a_stride=emit.choose(packed, emit.whole(height * emit.size), operands.a_stride))
+    return operands._replace(a_stride=emit.choose(wide, emit.whole(height * emit.size), operands.a_stride))
 
 
 def _quotient_up(emit: Emitter, a: Any, b: Any) -> Any:
@@ -208,7 +207,7 @@ def _tiles_before(emit: Emitter, operands: Operands, row: Any, height: int) -> A
 
 
 def _packs(target: Target) -> bool:
-    """Whether a is packed: see `_packed`."""
+    """Whether a is packed: see `_with_packed`."""
     return target.registers == 16 and target.fma
 
 
