@@ -55,8 +55,8 @@
    of a function that does nothing but fetch, as if they were without effect; the empty instruction is one. */
 static INLINE void fetch_bytes(int64_t at, int64_t count)
 {
-    for (int64_t line = at / OUTER_CACHE_LINE; line <= (at + count - 1) / OUTER_CACHE_LINE; line++)
-        PREFETCH_SECOND(line * OUTER_CACHE_LINE);
+    for (int64_t line = at / CACHE_LINE; line <= (at + count - 1) / CACHE_LINE; line++)
+        PREFETCH_SECOND(line * CACHE_LINE);
 #if defined(__GNUC__)
     __asm__ volatile("");
 #endif

@@ -59,7 +59,7 @@ cdef extern from "tables.h" nogil:
         fastrnn_stages *stages
     ctypedef struct fastrnn_unit:
         const char *isa
-        int64_t item_bytes, vector_bytes, registers, fma
+        int64_t item_bytes
         const fastrnn_cell *cells
         int64_t count
         fastrnn_outer outer

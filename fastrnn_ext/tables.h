@@ -20,7 +20,7 @@ typedef void (*fastrnn_outer)(int64_t frame, int64_t low, int64_t high, int64_t 
 /* One generated file. */
 typedef struct {
     const char *isa;
-    int64_t item_bytes, vector_bytes, registers, fma;
+    int64_t item_bytes;
     const fastrnn_cell *cells;
     int64_t count;
     fastrnn_outer outer;

@@ -91,6 +91,18 @@ def test_fused_sets_agree() -> None:
         assert all(not set(found["baseline"]) & set(found[isa]) for isa in FUSED)
 
 
+@pytest.mark.needs("numba")
+@pytest.mark.parametrize("isa", [isa for isa in cython_._sets()[1:] if isa in NUMBA_CPU])
+def test_numbas_products_with_other_vectors(isa: str) -> None:
+    """Those of the weights' gradients, which the calls above have few of that are wide."""
+    out = run(
+        "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", "products_are and numba",
+        "test_products.py", NUMBA_CPU_NAME=NUMBA_CPU[isa],
+    )  # fmt: skip
+    assert re.search(r"(\d+) passed", out)
+    assert "failed" not in out
+
+
 @pytest.mark.parametrize("isa", cython_._sets())
 def test_conformance_of_each_set(isa: str) -> None:
     """The oracle, gradients, denormals, and the products of the weights' gradients once more."""

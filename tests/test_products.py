@@ -75,14 +75,24 @@ def test_gates_that_multiply_the_same_are_one_product(
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("hidden", "inputs", "count"),  # of 300 rows, two whole blocks and a part of one
-    [(9, 5, 300), (9, 203, 300), (24, 64, 300), (27, 131, 300), (70, 33, 1300), (300, 170, 300), (601, 163, 200)],
+    [
+        (9, 5, 300),
+        (9, 203, 300),
+        (24, 64, 300),
+        (27, 131, 300),
+        (70, 33, 1300),
+        (300, 170, 300),
+        (601, 163, 200),
+        (528, 163, 1300),
+    ],
 )
 def test_products_are_those_of_numpy_however_they_are_cut(
     backend: str, dtype: str, hidden: int, inputs: int, count: int
 ) -> None:
     """Gates with gaps: all at once, by rows within gates, and by columns; nothing else is written.
 
-    Of the last ones some rows come after others, of the one before these some blocks.
+    Of 1300 rows the blocks are two groups; of 528 units and more the rows of the gradient are several parts, of 528 as
+    large as they get.
     """
     form = form_of(backend, "lstm", hidden, dtype, inputs)
     rng, size = np.random.default_rng(3), form.dtype.itemsize
@@ -103,10 +113,22 @@ def test_products_are_those_of_numpy_however_they_are_cut(
         assert (room[[0, -1]] == 7).all()
         return room[1:-1]
 
+    def in_two(first: int) -> np.ndarray:
+        """The rows from ``first`` on, and then those before them, which are added."""
+        room, own = np.full((rows, inputs), 7, dtype), np.repeat(frames, 2, 0)
+        own[:, f.OUTER_INTO] += address(room)
+        own[0, f.OUTER_A] += first * form.gradient_stride
+        own[0, f.OUTER_B_OFFSETS] += 8 * first
+        ranges = np.array([(0, rows, 0, count - first), (0, rows, 1, first)], np.int64)
+        for frame, given in zip(own, ranges, strict=True):
+            form.native.run_list(NOBODY, frame[None], given[None], 1)
+        return room
+
     columns = [form.gradient_offsets[gate] + unit for gate in form.plan.input_columns for unit in range(hidden)]
     expected = gradients[:, columns[:rows]].astype(float).T @ x.astype(float)
     found = run([whole])
     assert_close(found, expected, "gradient", dtype)
+    assert_same_bits(in_two(sums.BLOCK), found)
     cuts = sorted({0, 1, hidden - 1, min(hidden + 4, rows), rows - 2, rows})
     by_rows = [whole._replace(range=(low, high, 0, count)) for low, high in pairwise(cuts)]
     for order in (by_rows, by_rows[::-1]):  # whoever writes beyond its own part writes over another one's

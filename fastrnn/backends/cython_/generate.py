@@ -19,9 +19,9 @@ from fastrnn import cells
 from fastrnn.backends import contract
 from fastrnn.backends.cython_.c_text import Functions
 from fastrnn.backends.cython_.sets import SETS
-from fastrnn.backends.tiled import box, frame, outer, program
+from fastrnn.backends.tiled import box, frame, program
 from fastrnn.backends.tiled.emitter import WHOLE, Emitter
-from fastrnn.backends.tiled.outer import ARGUMENTS, emit_outer, room_bytes
+from fastrnn.backends.tiled.outer import ARGUMENTS, CACHE_LINE, emit_outer, room_bytes
 from fastrnn.backends.tiled.program import KINDS, Program
 from fastrnn.equations import Cell, trace
 from fastrnn.plan import plan
@@ -48,14 +48,15 @@ def shipped() -> list[Cell]:
 
 def fields() -> dict[str, int]:
     """The constants that kernels share with Python: F_.. of the frame, the stages and the products, B_.. of a box,
-    C_.. of the contract."""
-    modules = (("C_", contract), ("F_", frame), ("F_", program), ("B_", box), ("OUTER_", outer))
-    return {
+    C_.. of the contract, and the bytes of a cache line."""
+    modules = (("C_", contract), ("F_", frame), ("F_", program), ("B_", box))
+    found = {
         prefix + name: value
         for prefix, module in modules
         for name, value in vars(module).items()
         if name.isupper() and isinstance(value, int)
     }
+    return found | {"CACHE_LINE": CACHE_LINE}
 
 
 def write(folder: Path, isas: Sequence[str]) -> list[tuple[Unit, Path]]:
@@ -97,7 +98,6 @@ def kernels(unit: Unit) -> str:
         stages = [functions.define("stages", [WHOLE] * 3, partial(_stages, made, kind))[0] for kind in range(KINDS)]
         rows.append(f"    {{{json.dumps(cell.text)}, {{{', '.join(stages)}}}}}, /* {cell.name} */")
     outer_name, _ = functions.define("outer", ARGUMENTS, _outer)
-    numbers = f"{dtype.itemsize}, {target.vector_bytes}, {target.registers}, {int(target.fma)}"
     product = f"{outer_name}, {room_bytes(target, dtype.itemsize)}"
     return "\n".join(
         [
@@ -113,7 +113,7 @@ def kernels(unit: Unit) -> str:
             "};",
             "",
             f"extern const fastrnn_unit {unit.name};",
-            f'const fastrnn_unit {unit.name} = {{"{unit.isa}", {numbers}, cells, {len(rows)}, {product}}};',
+            f'const fastrnn_unit {unit.name} = {{"{unit.isa}", {dtype.itemsize}, cells, {len(rows)}, {product}}};',
         ]
     )
 

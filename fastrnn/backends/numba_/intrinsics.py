@@ -11,7 +11,6 @@ from numba.np.arrayobj import populate_array
 
 from fastrnn.backends.numba_.atomics import I64
 from fastrnn.backends.numba_.compile import inner
-from fastrnn.backends.numba_.target import target
 from fastrnn.backends.numba_.vector import Emitter
 from fastrnn.backends.tiled.outer import CACHE_LINE, emit_outer, room_bytes
 from fastrnn.backends.tiled.program import Program
@@ -39,19 +38,20 @@ def run_stages(_context: Any, program: Any, kind: Any, frame: Any, linked: Any, 
 def outer_product(_context, program, frame, low, high, more, rows, room):  # type: ignore[no-untyped-def]
     """Some rows of a weight gradient; see `tiled.outer.emit_outer`."""
 
-    def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+    def codegen(target: Any, builder: Any, _signature: Any, args: Any) -> Any:
         emit_outer(Emitter(builder, program.program.dtype), *args[1:])
-        return cgutils.get_null_value(context.get_value_type(types.none))
+        return cgutils.get_null_value(target.get_value_type(types.none))
 
     return types.none(program, *[types.int64] * 6), codegen
 
 
 @intrinsic
 def outer_room(_context, program):  # type: ignore[no-untyped-def]
-    """The bytes that it needs, from a cache line on."""
+    """The bytes that a weight gradient needs, from a cache line on."""
 
-    def codegen(_call: Any, _builder: Any, _signature: Any, _args: Any) -> Any:
-        return I64(room_bytes(target(), program.program.dtype.itemsize))
+    def codegen(_target: Any, builder: Any, _signature: Any, _args: Any) -> Any:
+        emit = Emitter(builder, program.program.dtype)
+        return I64(room_bytes(emit.target, emit.size))
 
     return types.int64(program), codegen
 

@@ -48,7 +48,7 @@ STATE_BASE, STATE_STRIDE, STATE_IN, STATE_OUT, ADJOINT_BASE, ADJOINT_STRIDE, ADJ
 STATE_INITIAL, STATE_INITIAL_ROW, STATE_FINAL, STATE_FINAL_ROW = range(7, 11)
 ADJOINT_INITIAL, ADJOINT_INITIAL_ROW, ADJOINT_FINAL, ADJOINT_FINAL_ROW, STATE_BYTES = range(11, 16)
 STATE_FIELDS = 16
-# The frame of a weight gradient, which has the fields above in common with the others: see `scan.weight_gradient`.
+# The frame of a weight gradient, which has the fields above in common with the others: see `outer.emit_outer`.
 # Of a gate it has so many rows, which are columns of a, and after these come the bytes of a gap: see `outer`.
 OUTER_A, OUTER_A_STRIDE, OUTER_B, OUTER_B_OFFSETS, OUTER_COUNT, OUTER_INTO, OUTER_INTO_STRIDE, OUTER_WIDTH = range(8)
 OUTER_GATE_ROWS, OUTER_GAP = range(8, 10)

@@ -2,14 +2,14 @@
 
 The tile of `tile` read down the columns: one value of ``a`` in all lanes times vectors of ``b``, so that neither has to
 be transposed. The rows come in blocks. A few vectors of a block of ``b`` are first copied side by side, so that they
-stay in the first cache wherever the rows are, while all of ``a`` goes past them. Each block's sum starts from zero,
-which also keeps the rounding error of a long sum small. The order of all additions is fixed by the sizes alone.
+stay in the first cache wherever the rows are, while ``a`` goes past them, whose columns are packed before where
+registers are few. Each block's sum starts from zero, which also keeps the rounding error of a long sum small. The order
+of all additions is fixed by the sizes alone.
 
-Several blocks go into some rows of ``into`` before the next ones, where all of it would have to come from beyond the
-second cache for each block: 3 to 6 % less time at 1024 columns (Zen 4).
+Where ``into`` is large, a group of blocks goes into a part of its rows before the next one: all of it would have to
+come from beyond the second cache for each block. That takes 3 to 6 % less time at 1024 columns (Zen 4).
 
 The columns of ``a`` are gates of equal width and as far apart: after each comes a gap where they fill no whole vectors.
-What all of them multiply is copied once.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from fastrnn.backends.tiled.target import Target
 
 WIDTHS = (4, 2, 1)  # vectors of b beside each other: the widest as often as it fits, then the next
 BLOCK = 128  # rows; so many of four vectors fill two thirds of a first cache
-GROUP = 8  # blocks that go into some rows of into before the next ones
-PART = 264  # so many rows at most: a multiple of `EVEN`
-EVEN = 12  # rows of into: whole tiles, whatever their height
-# Of so many bytes, into and a block of a stay in the second cache without that; it is smaller where there are few
-# registers.
+GROUP = 8  # blocks that go into a part of into before the next part
+EVEN = 12  # rows of into: whole tiles of those for the widest of `WIDTHS`
+PART = 22 * EVEN  # rows of into at most
+# Up to so many bytes, into and a block of a stay in the second cache, and all rows are one part. That cache is smaller
+# where there are few registers.
 NEAR_BYTES = {32: 512 * 1024, 16: 256 * 1024}
 LEAST_PACKED = 160  # columns of b for which a is packed
 UNROLL = 2
@@ -63,9 +63,9 @@ class Operands(NamedTuple):
 
 def room_bytes(target: Target, size: int) -> int:
     """What the product needs of memory, from a cache line on, for values of so many bytes."""
-    if not _packs(target):
+    if not _few_registers(target):
         return _copied_bytes(target)
-    # More rows of into at once are near, and too narrow for a to be packed.
+    # Parts of more rows are near, and then too narrow for a to be packed.
     assert NEAR_BYTES[target.registers] < (PART + 1) * (LEAST_PACKED + BLOCK) * size
     return _copied_bytes(target) + PART * BLOCK * size + target.vector_bytes
 
@@ -90,25 +90,25 @@ def emit_outer(emit: Emitter, frame: Any, low: Any, high: Any, more: Any, rows: 
     block = emit.function("outer_block", [WHOLE] * len(operands), lambda emit, given: _block(emit, Operands(*given)))
     zero, one = emit.whole(0), emit.whole(1)
     blocks = _quotient_up(emit, rows, emit.whole(BLOCK))
-    height = emit.greater(emit.difference(high, low), one)
-    few = NEAR_BYTES[emit.target.registers] // emit.size
-    near = emit.less(emit.times(height, emit.sum(width, emit.whole(BLOCK))), emit.whole(few + 1))
-    parts = emit.choose(near, one, _quotient_up(emit, height, emit.whole(PART)))
-    most = emit.times(_quotient_up(emit, height, emit.times(parts, EVEN)), EVEN)
+    count = emit.difference(high, low)
+    near = emit.whole(NEAR_BYTES[emit.target.registers] // emit.size)
+    far = emit.less(near, emit.times(count, emit.sum(width, emit.whole(BLOCK))))
+    parts = emit.choose(far, _quotient_up(emit, count, emit.whole(PART)), one)
+    most = emit.times(_quotient_up(emit, count, emit.times(parts, EVEN)), EVEN)
     with emit.loop(zero, _quotient_up(emit, blocks, emit.whole(GROUP)), 1, []) as (group, _, _groups):
         done = emit.times(group, GROUP)
         left = emit.difference(blocks, done)
-        with emit.loop(zero, _quotient_up(emit, height, most), 1, []) as (part, _, _parts):
-            first_line = emit.sum(low, emit.times(part, most))
-            last_line = emit.lesser(emit.sum(first_line, most), high)
+        with emit.loop(zero, parts, 1, []) as (part, _, _parts):
+            first_row = emit.sum(low, emit.times(part, most))
+            stop_row = emit.lesser(emit.sum(first_row, most), high)
             with emit.loop(zero, emit.lesser(left, emit.whole(GROUP)), 1, []) as (number, _, _numbers):
                 first = emit.times(emit.difference(left, emit.sum(number, one)), BLOCK)
                 own = operands._replace(
                     a=emit.sum(a, emit.times(first, a_stride)),
                     b_offsets=emit.sum(b_offsets, emit.times(first, 8)),
                     rows=emit.lesser(emit.whole(BLOCK), emit.difference(rows, first)),
-                    low=first_line,
-                    high=last_line,
+                    low=first_row,
+                    high=stop_row,
                     more=emit.sum(more, done, number),
                 )
                 block(emit, *own)
@@ -123,7 +123,7 @@ def _block(emit: Emitter, operands: Operands) -> None:
     first_gate = emit.quotient(operands.low, operands.gate_rows)
     end_gate = _quotient_up(emit, operands.high, operands.gate_rows)
     tallest = _heights(emit.target, widths[0])[0]
-    wide = emit.less(emit.whole(LEAST_PACKED - 1), operands.width) if _packs(emit.target) else None
+    wide = emit.less(emit.whole(LEAST_PACKED - 1), operands.width) if _few_registers(emit.target) else None
     if wide is not None:
         operands = _with_packed(emit, operands, wide, first_gate, end_gate)
     for vectors in widths:
@@ -206,14 +206,14 @@ def _tiles_before(emit: Emitter, operands: Operands, row: Any, height: int) -> A
     return emit.sum(emit.times(gates, of_gate), emit.quotient(emit.difference(row, first), emit.whole(height)))
 
 
-def _packs(target: Target) -> bool:
-    """Whether a is packed: see `_with_packed`."""
+def _few_registers(target: Target) -> bool:
+    """Whether tiles are low, and a is packed for them: see `_with_packed`."""
     return target.registers == 16 and target.fma
 
 
 def _widths(target: Target) -> tuple[int, ...]:
     """Those for a machine: of 12 sums in 16 registers, two vectors by six rows need fewer than four by three."""
-    return WIDTHS[1:] if _packs(target) else WIDTHS
+    return WIDTHS[1:] if _few_registers(target) else WIDTHS
 
 
 def _copied_bytes(target: Target) -> int:
@@ -241,7 +241,8 @@ def _function(caller: Emitter, name: str, body: Callable[[Emitter, Operands, Any
 def _pack(caller: Emitter, height: int) -> Tile:
     """Copy what all rows of a have for a tile, side by side, each tile's after those before it.
 
-    The lanes past these values are written anew by the next row or tile; after the last one there is room.
+    The lanes past these values are written anew by the next row or tile; after the last one there is room. The next
+    tile reads on in the same rows: see `_multiply`.
     """
 
     def body(emit: Emitter, operands: Operands, row: Any, _column: Any) -> None:
@@ -312,7 +313,8 @@ def _tile(caller: Emitter, vectors: int, height: int, fetching: bool = False) ->
 def _multiply(emit: Emitter, operands: Operands, a: Any, k: Any, values: Any, vectors: int, height: int) -> list[Any]:
     """One row k: its ``height`` values of a times its vectors of b.
 
-    The next tiles read on in the same rows of a, too far from each other for the processor to see that: hence the hint.
+    The next tiles read on in the same rows of a, too far from each other for the processor to see that: hence the hint,
+    which does no harm where a is packed.
     """
     here = emit.sum(a, emit.times(k, operands.a_stride))
     there = emit.sum(operands.room, emit.times(k, vectors * emit.lanes * emit.size))

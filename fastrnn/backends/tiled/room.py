@@ -59,11 +59,11 @@ def padded(count: int, block: int) -> int:
 def pitch(width: int, size: int) -> int:
     """How many values apart to put rows of ``width`` values of ``size`` bytes.
 
-    Rows a multiple of four or eight cache lines apart share few sets of a cache and drive each other out: one line more
-    helps. Of four, where that is little: 128 rows are as many as a first cache has room for in these sets.
+    Rows a multiple of four cache lines apart share few sets of a cache and drive each other out: one line more helps.
+    Rows of 4 or 12 lines are left alone: it would be much beside them.
     """
     count = width * size
-    crowded = count % (8 * ALIGNMENT) == 0 or (count % (4 * ALIGNMENT) == 0 and count >= 16 * ALIGNMENT)
+    crowded = count % (4 * ALIGNMENT) == 0 and (count % (8 * ALIGNMENT) == 0 or count >= 16 * ALIGNMENT)
     return width + ALIGNMENT // size if crowded else width
 
 
