@@ -125,3 +125,13 @@ def test_tables_are_made_once_for_all_packs_of_a_layer(backend: str, monkeypatch
     assert len(found) == 2
     way_back(fastrnn.LSTM(3, 5, backend=backend))
     assert len({id(whole) for whole in found}) == 2
+
+
+@pytest.mark.parametrize("size", [4, 8])
+@pytest.mark.parametrize(
+    ("lines", "expected"), [(1, 1), (4, 4), (8, 9), (12, 12), (16, 17), (18, 18), (20, 21), (33, 33)]
+)
+def test_rows_that_would_share_few_sets_of_a_cache_are_further_apart(lines: int, expected: int, size: int) -> None:
+    """In cache lines; short rows are left alone where one line more would be much beside them."""
+    values = rooms.ALIGNMENT // size
+    assert rooms.pitch(lines * values, size) == expected * values
