@@ -30,7 +30,7 @@ def described(value: object) -> str:
 
 
 def array(name: str, value: object, dtype: np.dtype[Any], copy: bool = False) -> Array:
-    """Anything that NumPy can view as an array of real numbers, as ``dtype``, its last axis contiguous.
+    """Anything that NumPy can view as an array of real numbers, as this ``dtype`` object, its last axis contiguous.
 
     What is already so is not copied, unless ``copy``; the copy is C-contiguous.
     """
@@ -39,7 +39,10 @@ def array(name: str, value: object, dtype: np.dtype[Any], copy: bool = False) ->
             return value.copy()  # as below, sooner
     else:
         value = _numbers(name, value)
-        copy = copy or value.dtype != dtype  # another byte order is another dtype, too
+        if value.dtype != dtype:  # another byte order is another dtype, too
+            copy = True
+        elif value.dtype is not dtype:  # equal, and another object: unpickled, say, or with metadata
+            value = value.view(dtype)
     if copy:
         found = reuse.empty(value.shape, dtype)
         with np.errstate(all="ignore"):  # what is beyond float32 is infinite, as IEEE 754 has it

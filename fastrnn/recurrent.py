@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastrnn import checks, configuration, reuse
-from fastrnn.backends import choose
+from fastrnn.backends import choose, choose_again
 from fastrnn.backends.contract import Array, Rows
 from fastrnn.equations import Cell, Sizes, trace
 from fastrnn.initial import initial_values
@@ -167,6 +167,8 @@ class Recurrent:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({name: value for name, value in state.items() if not name.startswith("_")})
         self.cell = trace(state["cell"])
+        self.dtype = checks.float_dtype(state["dtype"])  # an unpickled or copied dtype is equal, but another object
+        self.backend = choose_again(state["backend"], self.cell)
         self._make()
         self._store.set(state["_parameters"])
         self._stack.dropout_state = state["_dropout_state"]

@@ -124,12 +124,15 @@ def test_only_numba_s_own_files_import_numba(module: str) -> None:
     assert not {name.partition(".")[0] for name in imported(module)} & {"numba", "llvmlite"}
 
 
+CHOICES = ("backends.load", "backends.choose", "backends.choose_again")
+
+
 @pytest.mark.parametrize("module", LAYERS)
 def test_layers_know_no_backend_by_name(module: str) -> None:
     """They know the registry and the contract."""
     names = under(ours(module), "backends")
     assert names <= {"backends", "backends.contract"} | {
-        name for name in names if name.startswith("backends.contract.") or name in ("backends.load", "backends.choose")
+        name for name in names if name.startswith("backends.contract.") or name in CHOICES
     }
     text = FILES[module].read_text(encoding="utf-8")
     for node in ast.walk(ast.parse(text)):
@@ -224,6 +227,15 @@ def test_making_a_layer_does_not_import_numba() -> None:
         modules_after("import fastrnn\nprint(fastrnn.LSTM(3, 4, backend='numba').summary(), fastrnn.backends())")
     )
     assert not found & {"numba", "llvmlite"}
+
+
+@pytest.mark.needs("numba")
+def test_a_backend_that_is_not_chosen_is_not_looked_for() -> None:
+    """Numba is here and takes every cell: nobody has to ask for the extension."""
+    code = "import os\nos.environ.pop('FASTRNN_BACKEND', None)\nimport fastrnn\nprint(fastrnn.LSTM(3, 4).backend)"
+    found = modules_after(code)
+    assert "fastrnn.backends.numba_" in found
+    assert not {name for name in found if name.startswith(("fastrnn_ext", "fastrnn.backends.cython_"))}
 
 
 @pytest.mark.needs("numba")

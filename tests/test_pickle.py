@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import pickle
 
 import numpy as np
@@ -35,6 +36,38 @@ def test_a_duplicate_computes_the_same_and_shares_nothing(name, duplicate, backe
     other.parameters["weight_ih_l0"][:] = 0
     np.testing.assert_array_equal(layer(X)[0], before)
     assert not np.array_equal(other(X)[0], before)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, copy.copy, lambda v: pickle.loads(pickle.dumps(v))])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_duplicate_streams(duplicate, dtype, backend):
+    """NumPy's dtypes that were pickled or copied are equal to its own, and other objects."""
+    layer = fastrnn.GRU(5, 6, dtype=dtype, backend=backend)
+    expected = layer.stream(3).step(X[0])
+    other = duplicate(layer)
+    assert other.dtype is np.dtype(dtype)
+    for x in (X[0], duplicate(X[0].astype(dtype))):
+        np.testing.assert_array_equal(other.stream(3).step(x), expected)
+
+
+def test_a_duplicate_runs_where_its_backend_is_missing(monkeypatch, backend):
+    layer = fastrnn.GRU(5, 6, backend=backend)
+    saved = pickle.dumps(layer)
+    monkeypatch.setattr(importlib.import_module(f"fastrnn.backends.{backend}_"), "unavailable", lambda: "gone")
+    monkeypatch.delenv("FASTRNN_BACKEND", raising=False)
+    with pytest.warns(RuntimeWarning, match=f"a layer of backend '{backend}' runs on .* here: .*not available: gone"):
+        other = pickle.loads(saved)
+    assert other.backend != backend
+    np.testing.assert_allclose(other(X)[0], layer(X)[0], atol=1e-6)
+
+
+@pytest.mark.needs("numba", "cython")
+def test_a_duplicate_runs_where_its_backend_lacks_the_cell(monkeypatch):
+    saved = pickle.dumps(fastrnn.Recurrent(fastrnn.cells.ligru, 5, 6, backend="cython"))
+    monkeypatch.setattr(importlib.import_module("fastrnn.backends.cython_"), "lacks", lambda cell: "it is new")
+    monkeypatch.delenv("FASTRNN_BACKEND", raising=False)
+    with pytest.warns(RuntimeWarning, match="a layer of backend 'cython' runs on 'numba' here: it is new"):
+        assert pickle.loads(saved).backend == "numba"
 
 
 def test_dropout_goes_on_where_it_was(backend):

@@ -6,9 +6,10 @@ Nothing of a backend is imported before it is asked for.
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
-import threading
 import warnings
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from fastrnn.backends.contract import Backend
@@ -21,7 +22,6 @@ VARIABLE = "FASTRNN_BACKEND"
 # One that does not take every cell has `lacks`, which says why not; `details` is for `fastrnn info`.
 _MODULES = {name: f"fastrnn.backends.{name}_" for name in ("numba", "cython", "numpy")}
 _loaded: dict[str, Backend] = {}
-_lock = threading.Lock()
 
 
 class Availability(NamedTuple):
@@ -79,28 +79,44 @@ def choose(name: str | None = None, cell: Cell | None = None) -> str:
         raise TypeError(f"backend: expected one of {_choices()} or None, got {type(name).__name__}")
     asked, source = (name, "backend") if name is not None else (os.environ.get(VARIABLE) or None, VARIABLE)
     if asked is None:
-        return _first([name for name in _MODULES if _availability(name)], cell)
+        return _first((name for name in _MODULES if _availability(name)), cell)
     if asked not in _MODULES:
         raise ValueError(f"{source}: expected one of {_choices()}, got {asked!r}")
     found = _availability(asked)
     if not found:
         raise RuntimeError(f"{source}: the backend {asked!r} is {found}")
     if name is None:
-        return _first([asked, *(other for other in _MODULES if other != asked and _availability(other))], cell)
+        others = (other for other in _MODULES if other != asked and _availability(other))
+        return _first(itertools.chain([asked], others), cell)
     reason = _lacks(asked, cell)
     if reason is not None:
         raise RuntimeError(f"{source}: the backend {asked!r} does not take this cell: {reason}")
     return asked
 
 
-def _first(names: list[str], cell: Cell | None) -> str:
-    """The first that takes a cell; says so if it is not the first of all."""
-    reasons = [_lacks(name, cell) for name in names]
-    found = names[reasons.index(None)]
-    if found != names[0] and cell is not None and cell.text not in _said:
+def choose_again(name: str, cell: Cell) -> str:
+    """The backend of a layer from elsewhere: ``name`` if it runs here, else the one by default, with a warning."""
+    found = _availability(name)
+    reason = _lacks(name, cell) if found else f"the backend is {found}"
+    if reason is None:
+        return name
+    other = choose(None, cell)
+    warnings.warn(f"a layer of backend {name!r} runs on {other!r} here: {reason}", RuntimeWarning, stacklevel=3)
+    return other
+
+
+def _first(names: Iterable[str], cell: Cell | None) -> str:
+    """The first that takes a cell; says so if it is not the first of all. Those after it are not looked at."""
+    why = None
+    for name in names:  # the last one takes every cell
+        reason = _lacks(name, cell)
+        if reason is None:
+            break
+        why = why or reason
+    if why and cell is not None and cell.text not in _said:
         _said.add(cell.text)
-        warnings.warn(f"cell {cell.name!r} runs on {found!r}: {reasons[0]}", RuntimeWarning, stacklevel=4)
-    return found
+        warnings.warn(f"cell {cell.name!r} runs on {name!r}: {why}", RuntimeWarning, stacklevel=4)
+    return name
 
 
 _said: set[str] = set()  # the cells of which a warning has told
@@ -114,11 +130,8 @@ def _lacks(name: str, cell: Cell | None) -> str | None:
 def load(name: str) -> Backend:
     """The backend of a name that `choose` gave; always the same object."""
     found = _loaded.get(name)
-    if found is None:
-        with _lock:
-            if name not in _loaded:
-                _loaded[name] = cast(Backend, importlib.import_module(_MODULES[name]).backend())
-            found = _loaded[name]
+    if found is None:  # made twice, if two threads come at once; the first counts
+        found = _loaded.setdefault(name, cast(Backend, importlib.import_module(_MODULES[name]).backend()))
     return found
 
 
