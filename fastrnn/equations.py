@@ -129,7 +129,7 @@ class Cell(Record):
     ``gates`` in order of their first use, with ``input_gates`` and ``recurrent_gates`` those that have an input and a
     recurrent product; ``vectors`` the parameters of one value a unit (``bias_hn``, ``peephole_i``); ``states`` the
     names of the states and ``outputs`` the nodes of their new values; ``widths`` the width of each node by its number;
-    ``text`` the equations, written out.
+    ``text`` the equations, written out, and what else tells cells apart.
     """
 
     name: str
@@ -186,18 +186,21 @@ def trace(function: Callable[..., Any] | Cell) -> Cell:
     """Call a cell's function with symbols and check what it returns.
 
     Raises `CellError`, which names the cell and the line, for a cell that cannot be one; `TypeError` for what is not a
-    function. Tracing the same function again costs nothing.
+    function. The same function with the same equations gives the same cell; it is traced anew all the same, for what it
+    reads outside, a constant say, may have changed.
     """
     if isinstance(function, Cell):
         return function
     if not inspect.isfunction(function):
         raise TypeError(f"cell: expected a function such as fastrnn.cells.lstm, got {function!r}")
-    return _trace(function)
+    found = _Tracer(function).cell()
+    return _first(function, found.text).setdefault("cell", found)
 
 
 @lru_cache(maxsize=256)
-def _trace(function: Callable[..., Any]) -> Cell:
-    return _Tracer(function).cell()
+def _first(_function: Callable[..., Any], _text: str) -> dict[str, Cell]:
+    """Where the first cell of a function with these equations is kept; the arguments are the key."""
+    return {}
 
 
 class _Tracer:
@@ -232,7 +235,8 @@ class _Tracer:
         self._check_products(used, widths)
         products = {node.name for node in used if node.op == "product"}
         inputs = {node.name for node in used if node.op == "input"}
-        text = "; ".join(map(repr, used)) + " -> " + ", ".join(str(n.number) for n in outputs)
+        # The gates are in it, for kernels know them by their places.
+        text = f"{', '.join(self.gates)}: {'; '.join(map(repr, used))} -> {', '.join(str(n.number) for n in outputs)}"
         return Cell(
             name=self.function.__name__,
             function=self.function,

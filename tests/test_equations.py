@@ -63,6 +63,38 @@ def test_tracing_again_gives_the_same_cell() -> None:
     assert trace(again).digest == trace(again).digest
 
 
+RATE = 0.25
+
+
+def test_what_a_cell_reads_outside_is_read_for_each_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def leaky(x: Any, h: Any) -> Any:
+        return RATE * h + x.h
+
+    before = trace(leaky)
+    monkeypatch.setitem(globals(), "RATE", 0.75)
+    after = trace(leaky)
+    assert before.digest != after.digest
+    assert trace(leaky) is after
+    monkeypatch.setitem(globals(), "RATE", 0.25)
+    assert trace(leaky) is before
+
+
+def test_cells_with_their_gates_in_another_order_are_other_cells() -> None:
+    """The parameters are in that order, and kernels find them by it, though the equations read the same."""
+
+    def in_one(x: Any, h: Any, R: Any) -> Any:
+        return tanh(R.n(sigmoid(x.r + R.r(h)) * h) + x.n)
+
+    def in_two(x: Any, h: Any, R: Any) -> Any:
+        r = sigmoid(x.r + R.r(h))
+        return tanh(R.n(r * h) + x.n)
+
+    one, two = trace(in_one), trace(in_two)
+    assert one.gates == ("n", "r")
+    assert two.gates == ("r", "n")
+    assert one.digest != two.digest
+
+
 def test_an_argument_with_a_default_is_an_option() -> None:
     """It is no state; the cell is traced with its default."""
 
