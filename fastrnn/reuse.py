@@ -92,7 +92,9 @@ def _memory(size: int) -> _Memory:
 
 
 def _keep(memory: _Memory) -> None:
-    """Keep a buffer, and let the oldest ones go."""
+    """Keep a buffer, and let the oldest ones go; not one for which all the others would have to."""
+    if memory.size > MOST:
+        return
     _idle[id(memory)] = memory
     for key in list(_idle):
         if sum([kept.size for kept in list(_idle.values())]) <= MOST:
@@ -115,5 +117,6 @@ class Loan:
         self.address = self._memory.address
 
     def __del__(self, keep: Callable[[_Memory], None] = _keep) -> None:
-        if self._memory is not None:
-            keep(self._memory)
+        memory = getattr(self, "_memory", None)  # Ctrl-C can come before the first line of `__init__`
+        if memory is not None:
+            keep(memory)
