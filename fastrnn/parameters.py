@@ -6,6 +6,9 @@ of it. While a parameter's lease is alive, each call compares its memory with th
 look; when it has died, once more. Values never change: where something was written there are others after that look.
 So packs are made of them and go on using them, and a write that comes between two looks at the memory is found by the
 next one.
+
+A signal's handler may come in between anywhere, and read or set parameters as well: to save a model, say. The lock lets
+it in, and nothing here is lost or taken twice through that.
 """
 
 from __future__ import annotations
@@ -37,29 +40,38 @@ class _Lease:
 class ParameterStore:
     """Named arrays of one dtype, in memory that it owns, and what ``make`` packs from them, in their order."""
 
+    _lock: threading.RLock
+
     def __init__(
         self, values: Mapping[str, Array], dtype: np.dtype[Any], make: Callable[[tuple[Array, ...]], Packs]
     ) -> None:
         self.dtype, self._make = dtype, make
         self.shapes = {name: value.shape for name, value in values.items()}
         self._labels = {name: f"values[{name!r}]" for name in values}  # as messages of `set` have them
-        self._values = {name: _copy(value, dtype) for name, value in values.items()}  # never written to
+        # Neither the arrays nor the dictionary are ever written to: other values are another dictionary.
+        self._values = {name: _copy(value, dtype) for name, value in values.items()}
         self._leased: dict[str, tuple[weakref.ref[_Lease], Array]] = {}  # the lease, and its memory
-        self._packs: Packs | None = None
+        self._made: tuple[dict[str, Array], Packs] | None = None  # the packs, and the values that they are made of
         self.current: Packs | None = None  # the packs, while nobody can have written to a parameter since
-        self._lock = threading.Lock()
-        renew_after_fork(self)
+        renew_after_fork(self, threading.RLock)
 
     def lease(self, name: str) -> Array:
         """A writable array that is a parameter."""
         with self._lock:
-            self.current = None
-            reference, memory = self._leased.get(name) or (None, _copy(self._values[name], self.dtype))
-            lease = None if reference is None else reference()
-            if lease is None:
+            while True:
+                entry, value = self._leased.get(name), self._values[name]
+                lease = None if entry is None else entry[0]()
+                if lease is not None:
+                    return np.asarray(lease)
+                memory = _copy(value, self.dtype) if entry is None else entry[1]
                 lease = _Lease(memory)
-                self._leased[name] = weakref.ref(lease), memory
-        return np.asarray(lease)
+                new = weakref.ref(lease), memory
+                array = np.asarray(lease)
+                present = self._leased[name] if name in self._leased else None  # noqa: SIM401  # no call from here on
+                if present is entry and self._values[name] is value:
+                    self._leased[name] = new
+                    self.current = None
+                    return array
 
     def set(self, values: Mapping[str, object]) -> None:
         """Copy new values into some parameters; after an error, none has changed."""
@@ -73,11 +85,12 @@ class ParameterStore:
             # A copy, since the value may be a view of a parameter that is written before this one.
             new[name] = checks.shaped(labels[name], value, dtype, shapes[name], "the shape", True)
         with self._lock:
-            self._packs = self.current = None
-            self._values.update(new)
-            for name, (_, memory) in self._leased.items():
-                if name in new:
-                    memory[...] = new[name]
+            if self._leased:
+                self._write(new)  # or a look that comes in between could end the lease
+            self._values = self._values | new
+            self.current = None
+            if self._leased:
+                self._write(new)  # to what has been leased in between
 
     def present(self) -> dict[str, Array]:
         """The present values: read-only arrays that never change. They are what packs are made of."""
@@ -101,20 +114,28 @@ class ParameterStore:
         with self._lock:
             if self._leased:
                 self._look()
-            if self._packs is None:
-                self._packs = self._make(tuple(self._values.values()))
-            self.current = None if self._leased else self._packs
-            return self._packs
+            made, values = self._made, self._values
+            if made is None or made[0] is not values:
+                self._made = made = values, self._make(tuple(values.values()))
+            self.current = made[1] if self._values is values and not self._leased else None
+            return made[1]
 
     def _look(self) -> None:
-        """Find what has been written through leases."""
-        for name, (lease, memory) in list(self._leased.items()):
-            alive = lease() is not None  # asked before comparing: it may die in between
+        """Find what has been written through leases; forget those that have died and agree with the values."""
+        for name, entry in list(self._leased.items()):
+            reference, memory = entry
+            alive = reference() is not None  # asked before comparing: it may die in between
             if not np.array_equal(_bits(memory), _bits(self._values[name])):
-                self._packs = None
-                self._values[name] = _copy(memory, self.dtype) if alive else memory
-            if not alive:
+                changed = {name: _copy(memory, self.dtype)}
+                self._values = self._values | changed
+            elif not alive and name in self._leased and self._leased[name] is entry:
                 del self._leased[name]
+
+    def _write(self, new: Mapping[str, Array]) -> None:
+        """Write new values to what is leased."""
+        for name, (_, memory) in list(self._leased.items()):
+            if name in new:
+                memory[...] = new[name]
 
 
 def _copy(array: Array, dtype: np.dtype[Any]) -> Array:

@@ -21,6 +21,8 @@ CHUNK_BYTES = 1 << 22  # of what is held between two layers: hundreds of steps b
 class Stack:
     """The layers of one model. It holds no parameters: packs come with every call."""
 
+    _lock: threading.RLock  # of the generator; a signal's handler may ask for its state
+
     def __init__(self, layers: list[Layer], dropout: float, seed: int | None) -> None:
         self.layers, self.dropout, self._seed = layers, dropout, seed
         self.directions = layers[0].directions
@@ -35,8 +37,7 @@ class Stack:
         self.dtype = layers[0].dtype
         self._new = reuse.maker(max(map(prod, self.shapes.values())))
         self._generator: np.random.Generator | None = None
-        self._lock = threading.Lock()  # of the generator
-        renew_after_fork(self)
+        renew_after_fork(self, threading.RLock)
 
     def _random(self) -> np.random.Generator:
         """What the dropout draws from. Made when it is needed: `numpy.random` takes milliseconds to import."""

@@ -44,6 +44,8 @@ class Stream:
     (12,)
     """
 
+    _lock: threading.Lock
+
     def __init__(self, layer: Recurrent, batch_size: int = 1) -> None:
         if layer.bidirectional:
             raise ValueError(
@@ -60,8 +62,7 @@ class Stream:
         self._states = (self._room(), self._room())
         self._turns = np.zeros(TURN_FIELDS, np.int64)
         self._hold = _Hold(self._turns)
-        self._lock = threading.Lock()
-        renew_after_fork(self)
+        renew_after_fork(self, threading.Lock)
         self._dtype = layer.dtype
         self._shapes: dict[tuple[int, ...], tuple[int, ...]] = {  # of x and of the y that it gets
             (batch_size, layer.input_size): (batch_size, layer._width)

@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Protocol
-from weakref import WeakSet
+from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakKeyDictionary
 
 from fastrnn.checks import size
 from fastrnn.record import lazy
@@ -239,15 +239,19 @@ _pool = _Pool()
 class HasLock(Protocol):
     """What `renew_after_fork` takes."""
 
-    _lock: threading.Lock
+    _lock: Any
 
 
-_owners: WeakSet[HasLock] = WeakSet()
+_owners: WeakKeyDictionary[HasLock, Callable[[], Any]] = WeakKeyDictionary()
 
 
-def renew_after_fork(owner: HasLock) -> None:
-    """Give the object a new ``_lock`` in every forked child: the old one may be held by a thread that is not there."""
-    _owners.add(owner)
+def renew_after_fork(owner: HasLock, make: Callable[[], Any]) -> None:
+    """Give the object a ``_lock``, and a new one in every forked child.
+
+    The old one may be held there by a thread that is not there.
+    """
+    owner._lock = make()
+    _owners[owner] = make
 
 
 def _after_fork() -> None:
@@ -255,8 +259,8 @@ def _after_fork() -> None:
     global _pool
     _pool = _Pool()
     _local.job = None
-    for owner in list(_owners):
-        owner._lock = threading.Lock()
+    for owner, make in list(_owners.items()):
+        owner._lock = make()
 
 
 if hasattr(os, "register_at_fork"):
