@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from places import (
@@ -197,6 +198,24 @@ def test_an_edited_source_is_compiled_anew(site: Path, cache: Path, warm: tuple[
     edited = compute(**variables)
     assert edited.misses == KERNELS
     assert edited.bits != warm[1].bits
+
+
+def test_every_source_counts(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An edit of any file that kernels are emitted from: those of an older one are not found any more."""
+    from fastrnn.backends.numba_ import cache
+    from fastrnn.backends.tiled.sources import SHARED
+
+    package = site / "fastrnn"
+    monkeypatch.setattr(cache, "fastrnn", SimpleNamespace(__file__=str(package / "__init__.py")))
+    digest = cache.sources.__wrapped__
+    before = digest()
+    files = [path for folder in ("numba_", "tiled") for path in sorted((package / "backends" / folder).glob("*.py"))]
+    for path in [*files, *(package / f"{name}.py" for name in SHARED)]:
+        content = path.read_bytes()
+        path.write_bytes(content.swapcase())
+        assert digest() != before, path
+        path.write_bytes(content)
+    assert digest() == before
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import fastrnn
+from fastrnn.backends.tiled.sources import SHARED
 
 ROOT = Path(fastrnn.__file__).parent
 FILES = {str(path.relative_to(ROOT).with_suffix("")).replace("/", "."): path for path in sorted(ROOT.rglob("*.py"))}
@@ -122,6 +123,24 @@ def test_backends_do_not_know_one_another(module: str) -> None:
 def test_only_numba_s_own_files_import_numba(module: str) -> None:
     """What compiled backends share, and the extension, work without."""
     assert not {name.partition(".")[0] for name in imported(module)} & {"numba", "llvmlite"}
+
+
+def closure(modules: set[str]) -> set[str]:
+    """Some modules of the package, and all that they import of it."""
+    found, waiting = set[str](), list(modules)
+    while waiting:
+        module = waiting.pop()
+        if module not in found:
+            found.add(module)
+            waiting += {part for name in ours(module) for part in (name, name.rpartition(".")[0])} & FILES.keys()
+    return found
+
+
+def test_what_kernels_are_emitted_from_is_listed() -> None:
+    """An edit of it makes them stale. What else compiled backends import has no part in what they emit."""
+    own = {name for name in FILES if name.startswith(("backends.numba_.", "backends.cython_.", "backends.tiled."))}
+    others = under(closure(own), "cells", "checks", "record", "reuse", "threads")
+    assert closure(own) - own - others == {name.replace("/", ".") for name in SHARED}
 
 
 CHOICES = ("backends.load", "backends.choose", "backends.choose_again")

@@ -7,6 +7,7 @@ import zlib
 from typing import NamedTuple
 
 import fastrnn
+from fastrnn.backends.tiled.sources import SHARED
 from fastrnn.backends.tiled.target import Target
 
 
@@ -51,10 +52,9 @@ def sets_of(platform: str) -> list[str]:
 
 
 # Everything that decides what the extension computes, or how it is called.
-_SHARED = ("approximations", "backends/contract", "derive", "equations", "graph", "plan")
 _TILED = (
-    *("arithmetic", "box", "chains", "emitter", "frame", "loops", "native", "outer", "program", "stage", "tail"),
-    *("target", "tile"),
+    *("arithmetic", "box", "chains", "emitter", "frame", "loops", "native", "outer", "program", "sources", "stage"),
+    *("tail", "target", "tile"),
 )
 _OWN = ("c_text", "generate", "sets")
 _EXTENSION = (
@@ -70,7 +70,7 @@ def fingerprints(extension: str | os.PathLike[str]) -> dict[str, str]:
     all the rest.
     """
     above = os.path.dirname(os.path.dirname(fastrnn.__file__))
-    names = [f"fastrnn/{name}.py" for name in _SHARED]
+    names = [f"fastrnn/{name}.py" for name in SHARED]
     names += [f"fastrnn/backends/tiled/{name}.py" for name in _TILED]
     names += [f"fastrnn/backends/cython_/{name}.py" for name in _OWN]
     sources = {name: os.path.join(above, name) for name in names}

@@ -33,6 +33,7 @@ from numba.misc.appdirs import AppDirs
 
 import fastrnn
 from fastrnn.backends.numba_.target import target
+from fastrnn.backends.tiled.sources import SHARED
 
 SUFFIX = ".kernel"
 KEPT_DAYS = 90  # how long the kernels of other versions and processors are kept
@@ -44,8 +45,7 @@ def sources() -> bytes:
     """A digest of everything that decides which instructions are emitted."""
     package = Path(fastrnn.__file__).parent
     found = hashlib.sha256(repr(target()).encode())
-    names = ("approximations", "backends/contract", "derive", "equations", "graph", "plan")
-    shared = [package / f"{name}.py" for name in names]
+    shared = [package / f"{name}.py" for name in SHARED]
     folders = [package / "backends" / name for name in ("numba_", "tiled")]
     for path in [*(path for folder in folders for path in sorted(folder.glob("*.py"))), *shared]:
         found.update(path.read_bytes())
