@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from sharing import share_everything
 import fastrnn
 from fastrnn import reuse
 from fastrnn.backends.tiled import backend as tapes
+from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled import packing as packings
 from fastrnn.backends.tiled import room as rooms
+from fastrnn.backends.tiled import steps as single_steps
 from fastrnn.backends.tiled import whole as wholes
 from fastrnn.backends.tiled.whole import WholeBackward
 
@@ -28,26 +31,34 @@ class Guarded:
     """Makes arrays that are full of NaN, with bytes before and after that nobody is to touch."""
 
     def __init__(self) -> None:
-        self.made: list[np.ndarray] = []
+        self.made: list[tuple[np.ndarray, int, int]] = []  # memory, and what was asked for: begin and end in it
 
     def __call__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-        size = int(np.prod(shape)) * dtype.itemsize
-        self.made.append(np.full(size + 2 * GUARD, UNTOUCHED, np.uint8))
-        begin = GUARD - 8 * (len(self.made) % 9)  # wherever in a cache line
-        found = self.made[-1][begin : begin + size]
-        found.fill(0xFF)
-        return found.view(dtype).reshape(shape)
+        """Wherever in a cache line."""
+        return self._make(shape, dtype, lambda _: GUARD - 8 * ((len(self.made) + 1) % 9))
+
+    def aligned(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        """As `room.aligned`."""
+        return self._make(shape, dtype, lambda memory: GUARD - reuse.address(memory) % rooms.ALIGNMENT)
 
     def buffer(self, size: int) -> np.ndarray:
         """So many bytes."""
         return self((size,), reuse.BYTE)
 
+    def _make(self, shape: tuple[int, ...], dtype: np.dtype[Any], place: Callable[[np.ndarray], int]) -> np.ndarray:
+        size = int(np.prod(shape)) * dtype.itemsize
+        memory = np.full(size + 2 * GUARD, UNTOUCHED, np.uint8)
+        begin = place(memory)
+        self.made.append((memory, begin, begin + size))
+        found = memory[begin : begin + size]
+        found.fill(0xFF)
+        return found.view(dtype).reshape(shape)
+
     def check(self) -> None:
         """Nothing was written outside of them."""
-        for number, memory in enumerate(self.made):
-            begin = GUARD - 8 * ((number + 1) % 9)
+        for memory, begin, end in self.made:
             assert (memory[:begin] == UNTOUCHED).all()
-            assert (memory[len(memory) - 2 * GUARD + begin :] == UNTOUCHED).all()
+            assert (memory[end:] == UNTOUCHED).all()
 
 
 def answers(layer: Any, steps: int, batch: int, *given: Any) -> list[np.ndarray]:
@@ -94,6 +105,36 @@ def test_nothing_is_written_outside(
         for ones, others in zip(found, expected, strict=True):
             for one, other in zip(ones, others, strict=True):
                 assert_same_bits(one, other)
+
+
+@compiled
+@pytest.mark.parametrize("rows", [2, 33])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_no_shared_step_writes_outside(
+    backend: str, cell: str, dtype: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two members share states, and what is between layers; each has tables of its own, as long as there are rows."""
+    options: dict[str, Any] = {"proj_size": 21} if cell == "lstm_projected" else {}
+    layer = make_layer(cell, 5, 40, num_layers=2, dtype=dtype, backend=backend, **options)
+    x = np.random.default_rng(0).normal(size=(3, rows, 5)).astype(dtype)
+    alone = layer.stream(rows)
+    expected = np.stack([alone.step(one) for one in x])
+    guarded = Guarded()
+    with monkeypatch.context() as inside, fastrnn.threads(2), share_everything():
+        inside.setattr(rooms, "buffer", guarded.buffer)
+        for module in (rooms, single_steps):
+            inside.setattr(module, "aligned", guarded.aligned)
+        stream = layer.stream(rows)
+        stream.step(x[0])  # which makes it ready
+        found, members, deadline = np.empty_like(expected), [1], time.monotonic() + 60
+        while members != [2] * len(x):  # until the worker is awake
+            assert time.monotonic() < deadline
+            stream.reset()
+            members = [stream._steps.run(one, y) % f.WAITS for one, y in zip(x, found, strict=True)]
+            assert_same_bits(found, expected)
+    guarded.check()
+    assert len(guarded.made) > 5
 
 
 def way_back(layer: Any) -> Any:
