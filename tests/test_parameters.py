@@ -124,6 +124,31 @@ def test_a_view_that_outlives_everything_else(backend: str) -> None:
     np.testing.assert_array_equal(layer(X)[0], before)
 
 
+def test_a_write_is_seen_though_its_array_is_gone_before_the_look_is_over(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread may write when this one has just compared, and let go of the last array."""
+    layer, twin = layer_of(backend), layer_of(backend)
+    value = twin.parameters[NAME]
+    value[0, 0] = 3.0
+    held, real = [layer.parameters[NAME]], np.array_equal
+
+    def compared(one: np.ndarray, other: np.ndarray) -> bool:
+        same = real(one, other)
+        while held:
+            held.pop()[0, 0] = 3.0
+        return same
+
+    with monkeypatch.context() as inside:
+        inside.setattr(np, "array_equal", compared)
+        before = layer(X)[0]
+    assert not held
+    y = layer(X)[0]
+    assert not np.array_equal(y, before)
+    np.testing.assert_array_equal(y, twin(X)[0])
+    assert layer.parameters[NAME][0, 0] == 3.0
+
+
 def test_a_change_from_nan_to_nan_and_of_signs_is_handled(backend: str) -> None:
     layer = layer_of(backend)
     bias = layer.parameters["bias_l0"]
