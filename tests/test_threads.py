@@ -369,6 +369,39 @@ def test_fork_while_another_thread_computes() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_fork_while_waiting_for_workers() -> None:
+    """By a signal's handler: its child does not wait for a worker that it has not."""
+    done = script("""
+        import os, signal, threading, time, warnings
+        warnings.simplefilter("ignore")
+        from fastrnn.threads import run, set_num_threads
+        set_num_threads(2)
+        main, inside, children = threading.get_ident(), threading.Event(), []
+        def fork(*_):
+            children.append(os.fork())
+            if children[0] == 0:
+                signal.alarm(20)  # ends a child that waits for ever
+        signal.signal(signal.SIGUSR1, fork)
+        def task():
+            if threading.get_ident() == main:
+                inside.wait()
+                return  # the caller is through and waits for the worker
+            inside.set()
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(0.5)
+        run([task, task])
+        seen = []
+        run([lambda: seen.append(1)] * 5)
+        assert len(seen) == 5
+        if children[0] == 0:
+            os._exit(0)
+        print("well", os.waitpid(children[0], 0)[1])
+    """)
+    assert done.stdout.strip() == "well 0", done.stdout + done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 def test_fork_while_another_thread_holds_a_layer() -> None:
     done = script("""
         import os, threading, warnings
