@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 UNARY = frozenset({"neg", "sigmoid", "tanh", "relu", "exp", "softplus"})
-BINARY = frozenset({"add", "sub", "mul", "div", "max", "min"})
 NONLINEAR = frozenset({"sigmoid", "tanh", "relu", "exp", "softplus", "div"})  # dear enough to keep, not to do again
 LEAVES = frozenset({"input", "state", "vector", "constant", "adjoint"})
 PRODUCTS = frozenset({"product", "projection", "backproduct"})

@@ -1,4 +1,4 @@
-"""One layer, in one direction or two: what goes to the backend, and which rows go to which thread.
+"""One layer, in one direction or two: what goes to the backend.
 
 Arrays here are as the backends want them (see `fastrnn.backends.contract`); states are those of the whole stack,
 (L*D, B, S) each, of which ``base`` is the first one of the layer.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import fastrnn
-from fastrnn.bench.process import CLEARED
+from fastrnn.commands.environment import tuning
 
 
 def describe(versions: dict[str, str], isa: str | None = None) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def describe(versions: dict[str, str], isa: str | None = None) -> dict[str, Any]
         "system": f"{platform.system()} {platform.machine()}",
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "cleared": [name for name in CLEARED if name in os.environ],
+        "cleared": tuning(),
         "cpu_name": os.environ.get("NUMBA_CPU_NAME", "host"),
         "isa": isa,
         "versions": dict(sorted({**found, **versions}.items())),

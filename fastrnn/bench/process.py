@@ -13,10 +13,7 @@ from typing import IO, Any, cast
 
 from fastrnn.bench import isa as instruction_sets
 from fastrnn.bench.contenders import contender
-
-THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-# What makes NumPy's matrix products take other kernels or block sizes than the machine's own. No contender sees them.
-CLEARED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OPENBLAS_BLOCK_FACTOR", "NPY_DISABLE_CPU_FEATURES")
+from fastrnn.commands.environment import THREADS, TUNING
 
 
 class WorkerError(RuntimeError):
@@ -25,7 +22,7 @@ class WorkerError(RuntimeError):
 
 def environment(name: str, threads: int, isa: str | None = None) -> dict[str, str]:
     """What a contender's process starts with, kept to an instruction set if one is given."""
-    kept = {key: value for key, value in os.environ.items() if key not in CLEARED}
+    kept = {key: value for key, value in os.environ.items() if key not in TUNING}
     limits = (isa and instruction_sets.variables(isa, name)) or {}
     return {**kept, **dict.fromkeys(THREADS, str(threads)), **contender(name).environment(threads), **limits}
 

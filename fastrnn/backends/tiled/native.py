@@ -61,7 +61,7 @@ class Native(Protocol):
         """run_on(frame, table, x, y, state, final, at, reverse, kept): point a copy of a forward frame at `Rows.table`,
         x, y and the parts ``at`` of the states (n, B, S_k) each, and run it.
 
-        ``state`` is an empty tuple for zeros, ``kept`` a tape's `Room.memory`, or empty for no tape. It returns 1; 0,
+        ``state`` is an empty tuple for zeros, ``kept`` a tape's memory, or empty for no tape. It returns 1; 0,
         and has done nothing, for another number of arguments.
         """
 
