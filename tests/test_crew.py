@@ -49,6 +49,11 @@ def new_box() -> np.ndarray:
     return box
 
 
+def sleeper() -> mock.Mock:
+    """A worker of a crew whose compiled functions are played."""
+    return mock.Mock(forgotten=mock.Mock(return_value=False))
+
+
 def serving(native: Any, box: np.ndarray, looks: int = 1_000_000) -> threading.Thread:
     """A worker that waits for a job in a box, for a while."""
     server = threading.Thread(target=native.serve, args=(box, looks))
@@ -238,7 +243,7 @@ def test_what_goes_well_is_forgiven_and_counted(monkeypatch: pytest.MonkeyPatch)
     """A good piece makes up for a tenth of a bad one, and shared steps count until the next measurement."""
     native = mock.Mock(volley=mock.Mock(return_value=True), halves=False)
     crew, late = Crew(native), 2 + 1 * crews.f.WAITS
-    crew._workers = [mock.Mock()]
+    crew._workers = [sleeper()]
     monkeypatch.setattr(crews, "processors", lambda: 2)
     for _ in range(3):
         crew.learn(late, 1.0)
@@ -254,7 +259,7 @@ def test_what_goes_well_is_forgiven_and_counted(monkeypatch: pytest.MonkeyPatch)
 def test_workers_that_wake_in_vain_are_left_asleep_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a worker has to share its caller's processor, it wakes, looks for a job and sleeps between two calls."""
     crew = Crew(mock.Mock(rouse=mock.Mock(return_value=True), halves=False))
-    crew._workers = [mock.Mock()]
+    crew._workers = [sleeper()]
     monkeypatch.setattr(crews, "processors", lambda: 2)
     monkeypatch.setattr(crews, "SOON", 1e9)
     for _ in range(2):
@@ -318,7 +323,7 @@ def test_what_is_worth_sharing_depends_on_the_distance(monkeypatch: pytest.Monke
     monkeypatch.setattr(crews, "SOON", 1e9)
     clock = mock.Mock(side_effect=(k * distance.NEAR * distance.ROUNDS * 3 for k in itertools.count()))
     monkeypatch.setattr(distance.time, "perf_counter", clock)  # each volley takes three times as long as a near one
-    crew._workers = [mock.Mock()]
+    crew._workers = [sleeper()]
     short, meeting = 2 * WORTH, 2 * crews.WORTH_MEETING
     assert crew.size(2, short, WORTH) == 2
     assert crew.split(2, Rows.of(1000, 1), meeting, meeting) == (2, False)
@@ -418,7 +423,7 @@ def test_what_cannot_begin_alone_waits(more: int, length: int, waits: bool, asle
     """For workers that it has woken, if it is long enough; where pieces of time can be short, it begins with some."""
     native = mock.Mock(rouse=mock.Mock(return_value=asleep))
     crew = Crew(native)
-    crew._workers = [mock.Mock()]
+    crew._workers = [sleeper()]
     work = crews.WORTH_EXPECTING + more
     assert crew.begin(1, work, length) == (crews.HEAD * length // work if asleep else 0)
     assert crew._workers[0].wake.called == asleep
@@ -433,7 +438,7 @@ def test_a_further_piece_waits_for_those_it_wakes(more: int, pause: float | None
     """Whoever woke them, if it is long enough; for a while it wakes nobody where there is no processor for them."""
     native = mock.Mock(rouse=mock.Mock(return_value=asleep))
     crew = Crew(native)
-    crew._workers = [mock.Mock()]
+    crew._workers = [sleeper()]
     crew._alone_until = 0.0 if pause is None else time.perf_counter() + pause
     crew.gather(1, crews.WORTH_EXPECTING + more)
     assert crew._workers[0].wake.called == (asleep and pause != 9.0)
@@ -444,10 +449,74 @@ def test_who_does_not_come_was_woken_in_vain() -> None:
     """Each time that a piece has waited for him; after some of them no other does."""
     native = mock.Mock(rouse=mock.Mock(return_value=False), expect=mock.Mock(return_value=False))
     crew = Crew(native)
-    crew._workers = [mock.Mock()]
+    crew._workers = [sleeper()]
     for _ in range(10):
         crew.gather(1, 2 * crews.WORTH_EXPECTING)
     assert native.expect.call_count == crews.IN_VAIN
+
+
+def until_awake(box: np.ndarray) -> None:
+    """Wait for a worker that is being woken."""
+    end = time.monotonic() + 60
+    while box[bx.STATE] == bx.WAKING and time.monotonic() < end:
+        time.sleep(0.001)
+    assert box[bx.STATE] != bx.WAKING
+
+
+@every_compiled
+@pytest.mark.parametrize("where", ["roused", "placed"])
+def test_an_interrupt_while_workers_are_woken_loses_none(
+    name: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between any two lines: their boxes say that they are being woken, and they sleep. The next caller wakes them."""
+    crew, interrupted = Crew(native_of(name)), list[Any]()
+    crew.boxes(2)
+
+    def interrupt(real: Any) -> Any:
+        def function(*given: Any) -> Any:
+            found = real(*given)
+            if not interrupted:
+                interrupted.append(found)
+                raise KeyboardInterrupt
+            return found
+
+        return function
+
+    if where == "roused":
+        monkeypatch.setattr(crew.native, "rouse", interrupt(crew.native.rouse), raising=False)
+    else:  # as long as one is called after the other, the second one is forgotten, too
+        place = crew._workers[0]._place
+        monkeypatch.setattr(place, "keep_off_caller", interrupt(place.keep_off_caller))
+    with pytest.raises(KeyboardInterrupt):
+        crew.wake(2)
+    time.sleep(0.01)
+    forgotten = [worker for worker in crew._workers if worker.box[bx.STATE] == bx.WAKING]
+    assert len(forgotten) == (1 if where == "roused" else 2)
+    assert crew.wake(2)
+    for worker in crew._workers:
+        until_awake(worker.box)
+
+
+@every_compiled
+def test_a_worker_that_is_called_twice_comes_once(name: str) -> None:
+    """By somebody who took it for forgotten. While it is on its way nobody else calls it, or counts it as woken."""
+    crew = Crew(mock.Mock(serve=(served := mock.Mock()), rouse=native_of(name).rouse))
+    crew.boxes(1)
+    worker = crew._workers[0]
+    for calls in (1, 2):
+        served.side_effect = lambda box, _: box.__setitem__(bx.STATE, bx.ASLEEP)
+        worker.box[bx.STATE] = bx.WAKING
+        for _ in range(calls):
+            worker.wake()
+        until_awake(worker.box)
+        while not worker._calls.empty():
+            time.sleep(0.001)
+    time.sleep(0.05)
+    assert served.call_count == 2
+    worker._calls = mock.Mock(empty=lambda: False)
+    assert crew.wake(1)
+    assert not crew.wake(1)
+    assert worker._calls.put.call_count == crew._in_vain == 1
 
 
 def _noted(seen: list[int], found: int) -> int:
@@ -529,10 +598,7 @@ def test_workers_ask_for_no_kernel(name: str) -> None:
     crew = Crew(Listening())  # type: ignore[arg-type]
     crew.boxes(1)
     assert crew.wake(1)
-    box, end = crew._workers[0].box, time.monotonic() + 60
-    while box[bx.STATE] == bx.WAKING and time.monotonic() < end:
-        time.sleep(0.001)
-    assert box[bx.STATE] != bx.WAKING
+    until_awake(crew._workers[0].box)
     assert ("serve", True) in asked
     assert all(by_caller for _, by_caller in asked)
 

@@ -92,15 +92,23 @@ class _Worker:
         self._place = Place(thread.native_id)
 
     def wake(self) -> None:
-        """Have it look for jobs; it must have been asleep."""
+        """Have it look for jobs: its box must be `box.WAKING`."""
         self._place.keep_off_caller()
         self._calls.put(None)
+
+    def forgotten(self) -> bool:
+        """Whether its box says that it is being woken, and nobody has called it: Ctrl-C kept him from that.
+
+        Or he is about to, or it has heard him and is about to look for jobs. To call it once more then does no harm.
+        """
+        return self.box.item(bx.STATE) == bx.WAKING and self._calls.empty()
 
 
 def _attend(serve: Callable[[Array, int], None], box: Array, calls: SimpleQueue[None]) -> None:
     while True:
         calls.get()
-        serve(box, LOOKS)
+        if box.item(bx.STATE) == bx.WAKING:  # else it was called twice, and has come for the first
+            serve(box, LOOKS)
 
 
 class Crew:
@@ -171,11 +179,16 @@ class Crew:
         return self.all_boxes
 
     def wake(self, count: int) -> bool:
-        """Wake those of so many workers that sleep; whether any did."""
+        """Wake those of so many workers that sleep; whether any did.
+
+        An interrupt may come after any of these lines. A worker whose box says that it is being woken, but which nobody
+        has called, is called by the next one who needs it.
+        """
         if self._in_vain >= IN_VAIN:  # there is no processor for them: they come late, look for a job, and sleep again
             self._in_vain, self._alone_until = 0, time.perf_counter() + PAUSE
             return False
-        woken = [worker for worker in self._workers[:count] if self.native.rouse(worker.box)]
+        rouse = self.native.rouse
+        woken = [worker for worker in self._workers[:count] if rouse(worker.box) or worker.forgotten()]
         self._in_vain += bool(woken)
         for worker in woken:
             worker.wake()
