@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from queue import SimpleQueue
 
 Task = Callable[[], None]
+
+RETRY = 0.1  # seconds after which the system is asked again for a thread where it had none
 
 _default = 1
 _here: ContextVar[int | None] = ContextVar("fastrnn_threads", default=None)
@@ -123,6 +126,27 @@ def run(tasks: Sequence[Task]) -> None:
         raise job.error
 
 
+def new_thread(work: Callable[..., None], given: tuple[Any, ...], name: str) -> threading.Thread | None:
+    """A daemon thread that does some work; None where the system has no thread left, and for `RETRY` after that.
+
+    Containers have limits. Whoever wanted it goes on with those there are. To ask takes as long as a short call, so not
+    every call does; some do, as the shortage may be over.
+    """
+    global _none_until
+    if time.monotonic() < _none_until:
+        return None
+    thread = threading.Thread(target=work, args=given, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        _none_until = time.monotonic() + RETRY
+        return None
+    return thread
+
+
+_none_until = 0.0  # of `time.monotonic`: when to ask for a thread again
+
+
 class _Local(threading.local):
     job: _Job | None = None
 
@@ -211,14 +235,15 @@ class _Pool:
         return SimpleQueue()
 
     def offer(self, job: _Job, helpers: int) -> None:
-        """Wake ``helpers`` workers for a job; make those that are missing."""
+        """Wake ``helpers`` workers for a job; make those that are missing, as far as there are threads for them."""
         with self._lock:
             tickets = self._tickets  # made here, under the lock: there is one
-            self._promised += helpers
             limit = max(helpers, (os.cpu_count() or 1) - 1)
-            while self._workers < min(self._promised, limit):
-                threading.Thread(target=self._serve, name=f"fastrnn-{self._workers}", daemon=True).start()
+            wanted = min(self._promised + helpers, limit)
+            while self._workers < wanted and new_thread(self._serve, (), f"fastrnn-{self._workers}"):
                 self._workers += 1
+            helpers = min(helpers, self._workers)  # a ticket that nobody takes would stay, with its job
+            self._promised += helpers
         for _ in range(helpers):
             tickets.put(job)
 
@@ -256,8 +281,8 @@ def renew_after_fork(owner: HasLock, make: Callable[[], Any]) -> None:
 
 def _after_fork() -> None:
     """In a forked child: no worker has survived."""
-    global _pool
-    _pool = _Pool()
+    global _pool, _none_until
+    _pool, _none_until = _Pool(), 0.0
     _local.job = None
     for owner, make in list(_owners.items()):
         owner._lock = make()

@@ -10,6 +10,8 @@ import sys
 import textwrap
 import threading
 import time
+from contextlib import nullcontext
+from importlib import import_module
 from typing import Any
 from unittest import mock
 
@@ -32,6 +34,7 @@ from fastrnn.backends.tiled.room import aligned
 from fastrnn.reuse import address
 
 every_compiled = pytest.mark.parametrize("name", COMPILED)
+threads: Any = import_module("fastrnn.threads")  # `fastrnn.threads` is the function
 INT64 = np.dtype(np.int64)
 WORTH = 100_000  # multiply-adds that are worth handing over
 PATIENT = 5_000_000  # looks, hundreds of milliseconds, of a worker that must not sleep before its job comes
@@ -517,6 +520,95 @@ def test_a_worker_that_is_called_twice_comes_once(name: str) -> None:
     assert crew.wake(1)
     assert not crew.wake(1)
     assert worker._calls.put.call_count == crew._in_vain == 1
+
+
+@pytest.fixture
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many threads the system has left: none, until a test says so. Then how often it has been asked."""
+    left, real = [0, 0], threading.Thread.start
+
+    def begin(thread: threading.Thread) -> None:
+        left[1] += 1
+        if not left[0]:
+            raise RuntimeError("can't start new thread")
+        left[0] -= 1
+        real(thread)
+
+    monkeypatch.setattr(threads, "_none_until", 0.0)
+    monkeypatch.setattr(threading.Thread, "start", begin)
+    return left
+
+
+@every_compiled
+def test_where_no_thread_is_left_calls_go_on_alone(name: str, no_threads: list[int]) -> None:
+    """Of every kind; the system is asked once in a while only, and once there is one again it helps."""
+    backend: Any = load(name)
+    layer = fastrnn.LSTM(8, 64, backend=name)
+    x = np.random.default_rng(0).normal(size=(50, 3, 8)).astype(np.float32)
+
+    def calls() -> list[np.ndarray]:
+        (y, _, tape), stream = layer.record(x), layer.stream(3)
+        return [layer(x)[0], y, layer.backward(tape, y).x, *map(stream.step, x[:3])]
+
+    alone = calls()
+    with (
+        mock.patch.object(backend, "crew", Crew(backend.native)),
+        mock.patch.object(threads, "RETRY", 1e9),
+        share_everything(),
+        fastrnn.threads(3),
+    ):
+        for got, expected in zip(calls(), alone, strict=True):
+            assert_same_bits(got, expected, name)
+        assert no_threads == [0, 1]
+        assert len(backend.crew.boxes(2)) == 0
+        no_threads[0] = 1
+        threads._none_until = 0.0
+        assert len(backend.crew.boxes(2)) == 1
+        assert no_threads == [0, 3]
+        for got, expected in zip(calls(), alone, strict=True):
+            assert_same_bits(got, expected, name)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_workers_that_there_are_help_though_others_could_not_be_had(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or though Ctrl-C came in between. What is bound to their boxes stays so until there are more."""
+    crew, real, made = Crew(mock.Mock()), threading.Thread.start, list[Any]()
+
+    def begin(thread: threading.Thread) -> None:
+        made.append(thread)
+        if len(made) == 2:
+            raise error
+        real(thread)
+
+    monkeypatch.setattr(threads, "_none_until", 0.0)
+    monkeypatch.setattr(threading.Thread, "start", begin)
+    with pytest.raises(error) if error is KeyboardInterrupt else nullcontext():
+        crew.boxes(2)
+    boxes = crew.boxes(1)
+    assert boxes.tolist() == [address(crew._workers[0].box)]
+    if error is RuntimeError:
+        assert crew.boxes(2) is boxes
+        assert len(made) == 2
+        assert not crew._alone_until
+        threads._none_until = 0.0
+    assert crew.boxes(2).tolist() == [address(worker.box) for worker in crew._workers]
+    assert len(made) == 3
+
+
+def test_without_workers_calls_are_made_ready_for_one_thread(
+    no_threads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a while."""
+    monkeypatch.setattr(crews, "processors", lambda: 2)
+    monkeypatch.setattr(crews, "PAUSE", 0.05)
+    crew = Crew(mock.Mock(halves=False))
+    assert crew.size(2, 1e12, WORTH) == 2
+    assert len(crew.boxes(1)) == 0
+    assert crew.size(2, 1e12, WORTH) == 1
+    time.sleep(0.06)
+    assert crew.size(2, 1e12, WORTH) == 2
 
 
 def _noted(seen: list[int], found: int) -> int:

@@ -21,6 +21,7 @@ from fastrnn.backends.tiled import crew as crews
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.box import NOBODY
 from fastrnn.backends.tiled.crew import Crew
+from fastrnn.reuse import address
 
 B, I, H = 3, 5, 33  # noqa: E741
 LAYERS = {
@@ -34,6 +35,7 @@ def a_crew(monkeypatch: pytest.MonkeyPatch, halves: bool = False, **native: Any)
     """One of a thread that waits, on two processors, whose calls come soon one after the other."""
     crew = Crew(mock.Mock(halves=halves, **native))
     crew._workers = [mock.Mock(box=np.full(bx.WORDS, bx.WAITING))]
+    crew.all_boxes = np.array([address(crew._workers[0].box)])
     monkeypatch.setattr(crews, "processors", lambda: 2)
     monkeypatch.setattr(crews, "SOON", 1e9)
     return crew

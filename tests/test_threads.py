@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from sharing import share_everything
 
 import fastrnn
 from fastrnn.threads import checkpoint, get_num_threads, run, set_num_threads, threads
+
+ours: Any = import_module("fastrnn.threads")  # the module; `fastrnn.threads` is the function
 
 
 def workers() -> list[threading.Thread]:
@@ -139,6 +142,37 @@ def test_no_more_workers_are_woken_than_there_are_tasks() -> None:
     """
     done = script(code)
     assert done.stdout.split() == ["3", "3"], done.stderr
+
+
+def test_where_no_thread_is_left_the_caller_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the workers there are, none at first. The system is asked once in a while; no ticket waits for nobody."""
+    pool, left, asked = ours._Pool(), 0, 0
+    real = threading.Thread.start
+
+    def begin(thread: threading.Thread) -> None:
+        nonlocal left, asked
+        asked += 1
+        if not left:
+            raise RuntimeError("can't start new thread")
+        left -= 1
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", begin)
+    monkeypatch.setattr(ours, "_pool", pool)
+    monkeypatch.setattr(ours, "RETRY", 1e9)
+    for workers_there in (0, 1):
+        monkeypatch.setattr(ours, "_none_until", 0.0)
+        before, left = asked, workers_there
+        for _ in range(3):
+            seen: list[int] = []
+            with threads(3):
+                run([lambda: seen.append(1)] * 5)  # noqa: B023
+            assert len(seen) == 5
+        assert pool._workers == workers_there
+        assert asked == before + workers_there + 1
+        if not workers_there:
+            assert pool._promised == 0
+            assert pool._tickets.empty()
 
 
 def test_a_task_may_run_tasks() -> None:

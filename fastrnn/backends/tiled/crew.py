@@ -31,7 +31,7 @@ from fastrnn.backends.tiled.room import aligned
 from fastrnn.backends.tiled.scan import Scan
 from fastrnn.backends.tiled.sums import Products, groups, joined, shares
 from fastrnn.reuse import address
-from fastrnn.threads import checkpoint
+from fastrnn.threads import checkpoint, new_thread
 
 LOOKS = 30_000  # of a worker that has nothing to do, before it sleeps: some 0.7 to 1.5 ms
 # Multiply-adds in each thread for which its part is worth being handed over: of a call that compiled code gets ready,
@@ -75,21 +75,10 @@ def processors() -> int:
 
 
 class _Worker:
-    """A thread, its box, and the queue at which it sleeps.
+    """A thread, its box, and the queue at which it sleeps."""
 
-    The caller, not the thread, asks for what the thread runs: to get it may take Numba's lock of its compiler, which a
-    child would wait for in vain if another thread held it at a fork.
-    """
-
-    def __init__(self, native: Native, number: int) -> None:
-        self.box = aligned((bx.WORDS,), INT64)
-        self.box[...] = 0
-        self._calls: SimpleQueue[None] = SimpleQueue()
-        thread = threading.Thread(
-            target=_attend, args=(native.serve, self.box, self._calls), name=f"fastrnn-crew-{number}", daemon=True
-        )
-        thread.start()
-        self._place = Place(thread.native_id)
+    def __init__(self, thread: threading.Thread, box: Array, calls: SimpleQueue[None]) -> None:
+        self.box, self._calls, self._place = box, calls, Place(thread.native_id)
 
     def wake(self) -> None:
         """Have it look for jobs: its box must be `box.WAKING`."""
@@ -102,6 +91,18 @@ class _Worker:
         Or he is about to, or it has heard him and is about to look for jobs. To call it once more then does no harm.
         """
         return self.box.item(bx.STATE) == bx.WAKING and self._calls.empty()
+
+
+def _hired(native: Native, number: int) -> _Worker | None:
+    """A new worker; None where the system has no thread left.
+
+    The caller, not the thread, asks for what the thread runs: to get it may take Numba's lock of its compiler, which a
+    child would wait for in vain if another thread held it at a fork.
+    """
+    box, calls = aligned((bx.WORDS,), INT64), SimpleQueue[None]()
+    box[...] = 0
+    thread = new_thread(_attend, (native.serve, box, calls), f"fastrnn-crew-{number}")
+    return _Worker(thread, box, calls) if thread else None
 
 
 def _attend(serve: Callable[[Array, int], None], box: Array, calls: SimpleQueue[None]) -> None:
@@ -170,13 +171,20 @@ class Crew:
         return max(1, min(threads, int(work / (least * self._pace)), processors(), f.MOST_MEMBERS))
 
     def boxes(self, count: int) -> Array:
-        """The boxes of ``count`` workers at least."""
-        if len(self._workers) < count:
-            with self._lock:
-                while len(self._workers) < count:
-                    self._workers.append(_Worker(self.native, len(self._workers)))
-                self.all_boxes = np.array([address(worker.box) for worker in self._workers], np.int64)
+        """The boxes of ``count`` workers at least; of all there are, where the system has no thread for another one."""
+        if len(self.all_boxes) < count:
+            self._hire(count)
         return self.all_boxes
+
+    def _hire(self, count: int) -> None:
+        """Make the workers that are missing, as far as there are threads for them."""
+        with self._lock:
+            while len(self._workers) < count and (worker := _hired(self.native, len(self._workers))):
+                self._workers.append(worker)
+            if not self._workers:
+                self._alone_until = time.perf_counter() + PAUSE
+            elif len(self._workers) > len(self.all_boxes):  # what is bound to the same boxes need not be bound again
+                self.all_boxes = np.array([address(worker.box) for worker in self._workers], np.int64)
 
     def wake(self, count: int) -> bool:
         """Wake those of so many workers that sleep; whether any did.
