@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import textwrap
 import threading
 import time
 from typing import Any
@@ -78,6 +80,25 @@ def test_systems_that_tell_no_processor(missing: str, monkeypatch: pytest.Monkey
         place.keep_off_caller()
         assert placing._processor()() == -1
     placing._processor.cache_clear()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_child_counts_its_own_processors() -> None:
+    """A server gives each of its processes some."""
+    code = """
+        import os
+        from fastrnn.backends.tiled.crew import processors
+        os.sched_getaffinity = lambda thread: {0, 1, 5}
+        assert processors() == 3
+        pid = os.fork()
+        if pid == 0:
+            os.sched_getaffinity = lambda thread: {5}
+            os._exit(processors())
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    """
+    program = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.strip() == "1", done.stderr
 
 
 @every_compiled

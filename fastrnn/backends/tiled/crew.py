@@ -67,11 +67,15 @@ INT64 = np.dtype(np.int64)
 
 @lru_cache(maxsize=1)
 def processors() -> int:
-    """How many processors this process may use."""
+    """How many processors this process may use. A forked child looks again: it may be kept to others."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on this system
         return os.cpu_count() or 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=processors.cache_clear)
 
 
 class _Worker:
