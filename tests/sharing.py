@@ -7,18 +7,18 @@ from contextlib import ExitStack, contextmanager
 from unittest import mock
 
 from fastrnn.backends import numpy_
-from fastrnn.backends.tiled import crew, steps
+from fastrnn.backends.tiled import steps, worth
 
 # The same for a program of its own.
 CODE = """
 from fastrnn.backends import numpy_
-from fastrnn.backends.tiled import crew, steps
+from fastrnn.backends.tiled import steps, worth
 numpy_.WORTH_A_THREAD = steps.WORTH_STEPPING = 1
-crew.WORTH_CALLING = crew.WORTH_RETURNING = crew.WORTH_BINDING = 1
-crew.WORTH_WAKING = crew.WORTH_EXPECTING = 1
-crew.WORTH_MEETING = crew.WORTH_MEETING_ROWS = crew.WORTH_TOGETHER = crew.WORTH_APART = 0
-crew.PAUSE = 0.0
-crew.processors = lambda: 64
+worth.WORTH_CALLING = worth.WORTH_RETURNING = worth.WORTH_BINDING = 1
+worth.WORTH_WAKING = worth.WORTH_EXPECTING = 1
+worth.WORTH_MEETING = worth.WORTH_MEETING_ROWS = worth.WORTH_TOGETHER = worth.WORTH_APART = 0
+worth.PAUSE = 0.0
+worth.processors = lambda: 64
 """
 
 
@@ -41,7 +41,7 @@ def share_everything(rows_apart: int | None = None) -> Iterator[None]:
             "PAUSE": 0.0,
             "processors": lambda: 64,
         }
-        stack.enter_context(mock.patch.multiple(crew, **changes))
+        stack.enter_context(mock.patch.multiple(worth, **changes))
         if rows_apart is not None:
-            stack.enter_context(mock.patch.object(crew, "ROWS_APART", rows_apart))
+            stack.enter_context(mock.patch.object(worth, "ROWS_APART", rows_apart))
         yield

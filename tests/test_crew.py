@@ -27,7 +27,7 @@ from fastrnn.backends import load
 from fastrnn.backends.contract import Rows
 from fastrnn.backends.tiled import box as bx
 from fastrnn.backends.tiled import crew as crews
-from fastrnn.backends.tiled import distance, steps
+from fastrnn.backends.tiled import distance, steps, worth
 from fastrnn.backends.tiled import scan as scans
 from fastrnn.backends.tiled.crew import Crew
 from fastrnn.backends.tiled.room import aligned
@@ -195,25 +195,25 @@ def test_how_often_a_team_meets(name: str, cell: Any, stages: int) -> None:
 # --- a crew -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("halves", "worth"), [(False, WORTH), (True, WORTH * crews.HALVES)])
-def test_size(halves: bool, worth: float, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("halves", "enough"), [(False, WORTH), (True, WORTH * worth.HALVES)])
+def test_size(halves: bool, enough: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many as were asked for, as there are processors for, and as have enough to do, by how fast they are."""
     crew = Crew(mock.Mock(halves=halves))
-    monkeypatch.setattr(crews, "processors", lambda: 4)
+    monkeypatch.setattr(worth, "processors", lambda: 4)
     assert crew.size(1, 1e12, WORTH) == 1
     assert crew.size(3, 1e12, WORTH) == 3
     assert crew.size(8, 1e12, WORTH) == 4
-    assert crew.size(3, 2 * worth - 1, WORTH) == 1
-    assert crew.size(3, 2 * worth + 1, WORTH) == 2
-    monkeypatch.setattr(crews, "processors", lambda: 1)
+    assert crew.size(3, 2 * enough - 1, WORTH) == 1
+    assert crew.size(3, 2 * enough + 1, WORTH) == 2
+    monkeypatch.setattr(worth, "processors", lambda: 1)
     assert crew.size(8, 1e12, WORTH) == 1
 
 
 def test_where_processors_are_missing_calls_go_on_alone_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     """A team says how often it waited for long; now and then that is an accident."""
     crew = Crew(mock.Mock(halves=False))
-    monkeypatch.setattr(crews, "processors", lambda: 4)
-    monkeypatch.setattr(crews, "PAUSE", 0.05)
+    monkeypatch.setattr(worth, "processors", lambda: 4)
+    monkeypatch.setattr(worth, "PAUSE", 0.05)
     late = 2 + 1 * crews.f.WAITS
     for _ in range(10):
         assert crew.learn(late, 1.0) == 2
@@ -233,7 +233,7 @@ def test_where_processors_are_missing_calls_go_on_alone_for_a_while(monkeypatch:
 def test_how_long_a_team_may_wait(work: float, steps: int, waits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once in eight steps, or a quarter of the time: ten microseconds at a time, of a call that takes 200."""
     crew = Crew(mock.Mock(halves=False))
-    monkeypatch.setattr(crews, "processors", lambda: 4)
+    monkeypatch.setattr(worth, "processors", lambda: 4)
     for _ in range(10):
         assert crew.learn(2 + waits * crews.f.WAITS, work, steps) == 2
     assert crew.size(2, 1e12, WORTH) == 2
@@ -247,7 +247,7 @@ def test_what_goes_well_is_forgiven_and_counted(monkeypatch: pytest.MonkeyPatch)
     native = mock.Mock(volley=mock.Mock(return_value=True), halves=False)
     crew, late = Crew(native), 2 + 1 * crews.f.WAITS
     crew._workers = [sleeper()]
-    monkeypatch.setattr(crews, "processors", lambda: 2)
+    monkeypatch.setattr(worth, "processors", lambda: 2)
     for _ in range(3):
         crew.learn(late, 1.0)
         crew.learn(late, 1.0)
@@ -263,8 +263,8 @@ def test_workers_that_wake_in_vain_are_left_asleep_for_a_while(monkeypatch: pyte
     """Where a worker has to share its caller's processor, it wakes, looks for a job and sleeps between two calls."""
     crew = Crew(mock.Mock(rouse=mock.Mock(return_value=True), halves=False))
     crew._workers = [sleeper()]
-    monkeypatch.setattr(crews, "processors", lambda: 2)
-    monkeypatch.setattr(crews, "SOON", 1e9)
+    monkeypatch.setattr(worth, "processors", lambda: 2)
+    monkeypatch.setattr(worth, "SOON", 1e9)
     for _ in range(2):
         for turn in range(crews.IN_VAIN):
             assert crew.size(2, 1e12, WORTH) == 2
@@ -282,26 +282,26 @@ def test_workers_that_wake_in_vain_are_left_asleep_for_a_while(monkeypatch: pyte
 def test_a_short_call_after_a_pause_goes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The workers sleep by then, and it is over before they come; a long one and the next one are shared."""
     crew, now = Crew(mock.Mock(halves=False)), 100.0
-    monkeypatch.setattr(crews, "processors", lambda: 2)
+    monkeypatch.setattr(worth, "processors", lambda: 2)
     monkeypatch.setattr(crews.time, "perf_counter", lambda: now)
     short = 2 * WORTH
     assert crew.size(2, short, WORTH) == 1
-    now += 0.9 * crews.SOON
+    now += 0.9 * worth.SOON
     assert crew.size(2, short, WORTH) == 2
-    now += 0.9 * crews.SOON
+    now += 0.9 * worth.SOON
     assert crew.size(2, short, WORTH) == 2
-    now += 1.1 * crews.SOON
+    now += 1.1 * worth.SOON
     assert crew.size(2, short, WORTH) == 1
-    now += 1.1 * crews.SOON
-    assert crew.size(2, crews.WORTH_EXPECTING, WORTH) == 1
-    now += 1.1 * crews.SOON
-    assert crew.size(2, crews.WORTH_EXPECTING, WORTH, at_once=True) == 2
-    now += 1.1 * crews.SOON
-    assert crew.size(2, crews.WORTH_WAKING, WORTH) == 2
+    now += 1.1 * worth.SOON
+    assert crew.size(2, worth.WORTH_EXPECTING, WORTH) == 1
+    now += 1.1 * worth.SOON
+    assert crew.size(2, worth.WORTH_EXPECTING, WORTH, at_once=True) == 2
+    now += 1.1 * worth.SOON
+    assert crew.size(2, worth.WORTH_WAKING, WORTH) == 2
 
     def takes_long(scan: object, members: int) -> None:
         nonlocal now
-        now += 10 * crews.SOON
+        now += 10 * worth.SOON
 
     monkeypatch.setattr(crew, "_shared", takes_long)
     crew.share([mock.Mock()], 2, False)
@@ -322,12 +322,12 @@ def test_what_is_worth_sharing_depends_on_the_distance(monkeypatch: pytest.Monke
     """Measured at the first shared call and again after many; where it is too far, once after many calls."""
     native = mock.Mock(volley=mock.Mock(return_value=True), halves=False)
     crew = Crew(native)
-    monkeypatch.setattr(crews, "processors", lambda: 2)
-    monkeypatch.setattr(crews, "SOON", 1e9)
+    monkeypatch.setattr(worth, "processors", lambda: 2)
+    monkeypatch.setattr(worth, "SOON", 1e9)
     clock = mock.Mock(side_effect=(k * distance.NEAR * distance.ROUNDS * 3 for k in itertools.count()))
     monkeypatch.setattr(distance.time, "perf_counter", clock)  # each volley takes three times as long as a near one
     crew._workers = [sleeper()]
-    short, meeting = 2 * WORTH, 2 * crews.WORTH_MEETING
+    short, meeting = 2 * WORTH, 2 * worth.WORTH_MEETING
     assert crew.size(2, short, WORTH) == 2
     assert crew.split(2, Rows.of(1000, 1), meeting, meeting) == (2, False)
     crew.learn(2, 1.0)
@@ -427,7 +427,7 @@ def test_what_cannot_begin_alone_waits(more: int, length: int, waits: bool, asle
     native = mock.Mock(rouse=mock.Mock(return_value=asleep))
     crew = Crew(native)
     crew._workers = [sleeper()]
-    work = crews.WORTH_EXPECTING + more
+    work = worth.WORTH_EXPECTING + more
     assert crew.begin(1, work, length) == (crews.HEAD * length // work if asleep else 0)
     assert crew._workers[0].wake.called == asleep
     assert native.expect.called == (waits and asleep)
@@ -443,7 +443,7 @@ def test_a_further_piece_waits_for_those_it_wakes(more: int, pause: float | None
     crew = Crew(native)
     crew._workers = [sleeper()]
     crew._alone_until = 0.0 if pause is None else time.perf_counter() + pause
-    crew.gather(1, crews.WORTH_EXPECTING + more)
+    crew.gather(1, worth.WORTH_EXPECTING + more)
     assert crew._workers[0].wake.called == (asleep and pause != 9.0)
     assert native.expect.called == waits
 
@@ -454,7 +454,7 @@ def test_who_does_not_come_was_woken_in_vain() -> None:
     crew = Crew(native)
     crew._workers = [sleeper()]
     for _ in range(10):
-        crew.gather(1, 2 * crews.WORTH_EXPECTING)
+        crew.gather(1, 2 * worth.WORTH_EXPECTING)
     assert native.expect.call_count == crews.IN_VAIN
 
 
@@ -601,8 +601,8 @@ def test_without_workers_calls_are_made_ready_for_one_thread(
     no_threads: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For a while."""
-    monkeypatch.setattr(crews, "processors", lambda: 2)
-    monkeypatch.setattr(crews, "PAUSE", 0.05)
+    monkeypatch.setattr(worth, "processors", lambda: 2)
+    monkeypatch.setattr(worth, "PAUSE", 0.05)
     crew = Crew(mock.Mock(halves=False))
     assert crew.size(2, 1e12, WORTH) == 2
     assert len(crew.boxes(1)) == 0

@@ -18,8 +18,8 @@ from cases import COMPILED
 import fastrnn
 from fastrnn.backends import load
 from fastrnn.backends.tiled import placing
-from fastrnn.backends.tiled.crew import processors
 from fastrnn.backends.tiled.placing import Place
+from fastrnn.backends.tiled.worth import processors
 
 every_compiled = pytest.mark.parametrize("name", COMPILED)
 
@@ -87,7 +87,7 @@ def test_a_child_counts_its_own_processors() -> None:
     """A server gives each of its processes some."""
     code = """
         import os
-        from fastrnn.backends.tiled.crew import processors
+        from fastrnn.backends.tiled.worth import processors
         os.sched_getaffinity = lambda thread: {0, 1, 5}
         assert processors() == 3
         pid = os.fork()

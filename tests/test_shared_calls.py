@@ -19,6 +19,7 @@ from fastrnn.backends.contract import Rows
 from fastrnn.backends.tiled import box as bx
 from fastrnn.backends.tiled import crew as crews
 from fastrnn.backends.tiled import frame as f
+from fastrnn.backends.tiled import worth
 from fastrnn.backends.tiled.box import NOBODY
 from fastrnn.backends.tiled.crew import Crew
 from fastrnn.reuse import address
@@ -36,8 +37,8 @@ def a_crew(monkeypatch: pytest.MonkeyPatch, halves: bool = False, **native: Any)
     crew = Crew(mock.Mock(halves=halves, **native))
     crew._workers = [mock.Mock(box=np.full(bx.WORDS, bx.WAITING))]
     crew.all_boxes = np.array([address(crew._workers[0].box)])
-    monkeypatch.setattr(crews, "processors", lambda: 2)
-    monkeypatch.setattr(crews, "SOON", 1e9)
+    monkeypatch.setattr(worth, "processors", lambda: 2)
+    monkeypatch.setattr(worth, "SOON", 1e9)
     return crew
 
 
@@ -112,13 +113,13 @@ def test_a_short_call_does_not_wait_for_a_sleeper(apart: bool, monkeypatch: pyte
 @pytest.mark.parametrize("bound", [False, True])
 def test_what_has_to_be_made_ready_has_to_be_longer(bound: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     crew = a_crew(monkeypatch)
-    least = crews.WORTH_BINDING if bound else crews.WORTH_CALLING
+    least = worth.WORTH_BINDING if bound else worth.WORTH_CALLING
     rows = Rows.of(10, 1)
     for work, members in ((2 * least // 10 - 1, 1), (2 * least // 10, 2)):
         assert crew.split(2, rows, work, work, bound=bound) == (members, False)
 
 
-by_pace = pytest.mark.parametrize(("halves", "pace"), [(False, 1.0), (True, crews.HALVES)])
+by_pace = pytest.mark.parametrize(("halves", "pace"), [(False, 1.0), (True, worth.HALVES)])
 ALONE, TOGETHER, APART = (1, False), (2, False), (2, True)
 
 
@@ -128,7 +129,7 @@ def test_a_step_is_worth_a_meeting(halves: bool, pace: float, monkeypatch: pytes
     crew = a_crew(monkeypatch, halves)
     for batch, far in itertools.product((1, 2, 3), (1.0, 3.0)):
         crew.distance.factor = far
-        of_row = int(2 * pace * far * crews.WORTH_MEETING * (batch + 1) / 2 / batch)
+        of_row = int(2 * pace * far * worth.WORTH_MEETING * (batch + 1) / 2 / batch)
         assert crew.split(2, Rows.of(1000, batch), of_row - 1, batch * (of_row - 1)) == ALONE
         assert crew.split(2, Rows.of(1000, batch), of_row + 1, batch * (of_row + 1)) == TOGETHER
 
@@ -140,7 +141,7 @@ def test_input_products_are_worth_a_meeting(
 ) -> None:
     """What is multiplied for many steps at once is shared as well; beside steps of few rows it counts for less."""
     crew, rows = a_crew(monkeypatch, halves), Rows.of(steps, batch)
-    enough = 2 * pace * min(crews.WORTH_MEETING * (batch + 1) / 2, crews.WORTH_MEETING_ROWS)
+    enough = 2 * pace * min(worth.WORTH_MEETING * (batch + 1) / 2, worth.WORTH_MEETING_ROWS)
     of_steps = enough / 2
     of_row = int((of_steps + (enough - of_steps) / counts) / batch)
     assert crew.split(2, rows, of_row - 1, of_steps, bound=False) == ALONE
@@ -157,9 +158,9 @@ def test_rows_that_end_soon_count_for_what_they_are(
     crew = a_crew(monkeypatch, halves)
     rows = Rows.of(1000, batch, np.array([1000] + [10] * (batch - 1)))
     active = rows.total / rows.longest
-    enough = pace * crews.WORTH_MEETING * (active + 1) / active  # of a row
+    enough = pace * worth.WORTH_MEETING * (active + 1) / active  # of a row
     step_work = batch * of_steps * enough
-    of_row = int(enough * (of_steps + (1 - of_steps) / (active / crews.TILE_ROWS)))
+    of_row = int(enough * (of_steps + (1 - of_steps) / (active / worth.TILE_ROWS)))
     assert crew.split(2, rows, of_row - 5, step_work - 5 * (of_steps == 1.0), bound=False) == ALONE
     assert crew.split(2, rows, of_row + 5, step_work + 5 * (of_steps == 1.0), bound=False) == TOGETHER
 
@@ -170,15 +171,15 @@ def test_rows_stay_together(halves: bool, pace: float, far: float, monkeypatch: 
     """If they are few and a step is long, the longer the fewer; if most end soon; if it is too little to hand out."""
     crew = a_crew(monkeypatch, halves)
     crew.distance.factor = far
-    together = 2 * pace * far * crews.WORTH_TOGETHER
+    together = 2 * pace * far * worth.WORTH_TOGETHER
     for batch, most in ((4, together), (7, together), (8, 2 * together), (47, 2 * together)):
         rows = Rows.of(10, batch)
         assert crew.split(2, rows, 1_000_000, int(most) - 2) == APART
         assert crew.split(2, rows, 1_000_000, int(most) + 2) == TOGETHER
-    few, many = Rows.of(10, 8), Rows.of(10, 2 * crews.ROWS_APART)
-    assert crew.split(2, few, crews.WORTH_APART // 40 + 1, 0, bound=False) == APART
-    assert crew.split(2, few, crews.WORTH_APART // 40 - 1, 0, bound=False) == TOGETHER
-    of_row = int(2 * pace * far * crews.WORTH_MEETING_ROWS / 8)  # of so few steps that they are not worth it apart
+    few, many = Rows.of(10, 8), Rows.of(10, 2 * worth.ROWS_APART)
+    assert crew.split(2, few, worth.WORTH_APART // 40 + 1, 0, bound=False) == APART
+    assert crew.split(2, few, worth.WORTH_APART // 40 - 1, 0, bound=False) == TOGETHER
+    of_row = int(2 * pace * far * worth.WORTH_MEETING_ROWS / 8)  # of so few steps that they are not worth it apart
     few = Rows.of(int(100 / (pace * far)), 8)
     assert crew.split(2, few, of_row - 1, 8 * (of_row - 1), bound=False) == ALONE
     assert crew.split(2, few, of_row + 1, 8 * (of_row + 1), bound=False) == TOGETHER

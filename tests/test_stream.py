@@ -14,7 +14,7 @@ from sharing import share_everything
 
 import fastrnn
 from fastrnn.backends import load, numpy_
-from fastrnn.backends.tiled import crew, form
+from fastrnn.backends.tiled import form, workers
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.steps import LongSteps
 from fastrnn.reuse import address
@@ -254,7 +254,7 @@ def test_steps_are_shared_by_threads(kind: str, backend: str, x: np.ndarray, mon
 
         monkeypatch.setattr(native, "bound_step", noting)
     monkeypatch.setattr(
-        crew, "LOOKS", 3_000_000
+        workers, "LOOKS", 3_000_000
     )  # the first steps find the worker asleep; then it stays awake for long
     end = time.monotonic() + 60
     while 2 not in seen and time.monotonic() < end:

@@ -7,8 +7,9 @@ from time import perf_counter
 import numpy as np
 
 from fastrnn.backends.contract import Array
-from fastrnn.backends.tiled import crew
+from fastrnn.backends.tiled import worth
 from fastrnn.backends.tiled.box import NOBODY
+from fastrnn.backends.tiled.crew import Crew
 from fastrnn.backends.tiled.packing import Packing
 from fastrnn.threads import checkpoint
 
@@ -16,10 +17,10 @@ PIECES = 4  # for each thread, of copies that several share
 PIECE_BYTES = 1 << 27  # between two checkpoints
 
 
-def copy_by_threads(helpers: crew.Crew, packing: Packing, frame: Array, threads: int) -> None:
+def copy_by_threads(helpers: Crew, packing: Packing, frame: Array, threads: int) -> None:
     """Make the copies of a packing, given their frame, on as many threads as that is worth."""
-    work, before = crew.WORK_OF_A_BYTE * packing.nbytes, helpers.last
-    members = helpers.size(threads, work, crew.WORTH_BINDING)
+    work, before = worth.WORK_OF_A_BYTE * packing.nbytes, helpers.last
+    members = helpers.size(threads, work, worth.WORTH_BINDING)
     if members == 1:
         helpers.last = before  # nobody was called: the scan that follows begins after a pause, if there was one
     boxes = NOBODY if members == 1 else helpers.boxes(members - 1)

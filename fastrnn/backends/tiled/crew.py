@@ -3,7 +3,8 @@
 To wake a sleeping thread takes longer than many a call. So a worker that has done its job looks for the next one for a
 fraction of a millisecond, without the interpreter, and only then goes to sleep. A caller takes those that are awake,
 and goes on without the others: the bits do not depend on who computes what. Sleepers are woken by a long call, and by
-one that comes soon after another. A short one after a pause goes alone: it would be over before they come.
+one that comes soon after another. A short one after a pause goes alone: it would be over before they come. What is
+long and short is said in `worth`; what one worker is, in `workers`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
-from queue import SimpleQueue
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
@@ -22,157 +22,42 @@ import numpy as np
 from fastrnn.backends.contract import Array, Part, Rows, cuts
 from fastrnn.backends.tiled import box as bx
 from fastrnn.backends.tiled import frame as f
+from fastrnn.backends.tiled import worth
 from fastrnn.backends.tiled.backward import BackwardScan, run_in_order
 from fastrnn.backends.tiled.box import NOBODY
-from fastrnn.backends.tiled.distance import Distance
 from fastrnn.backends.tiled.native import Native
-from fastrnn.backends.tiled.placing import Place
 from fastrnn.backends.tiled.room import aligned
 from fastrnn.backends.tiled.scan import Scan
 from fastrnn.backends.tiled.sums import Products, groups, joined, shares
+from fastrnn.backends.tiled.workers import Worker, hired
+from fastrnn.backends.tiled.worth import Worth
 from fastrnn.reuse import address
-from fastrnn.threads import checkpoint, new_thread
+from fastrnn.threads import checkpoint
 
-LOOKS = 30_000  # of a worker that has nothing to do, before it sleeps: some 0.7 to 1.5 ms
-# Multiply-adds in each thread for which its part is worth being handed over: of a call that compiled code gets ready,
-# which takes some 4 us, of its way back, and of what Python does, long calls and both directions, which takes some 20.
-WORTH_CALLING, WORTH_RETURNING, WORTH_BINDING = 450_000, 2_000_000, 4_000_000
-WORK_OF_A_BYTE = 8  # multiply-adds that take as long as to pack a byte of the weights
-# For processors that are near one another; times `Distance.factor` where a call meets often.
-WORTH_MEETING = 9_000  # multiply-adds in each thread for each meeting, of one row; and half of it for every further row
-WORTH_MEETING_ROWS = 24_000  # the same for all rows, at most
-# Rows that are computed at once: their step multiplies and adds as fast as products of many steps; fewer are slower.
-TILE_ROWS = 4
-# What is worth meeting for where each thread could have rows of its own and meet the others only at the end; twice that
-# where it would have as many as are computed at once.
-WORTH_TOGETHER = 200_000
-# These, and `steps.WORTH_STEPPING`, are for processors that take vectors of 64 bytes whole. Where one is taken in two
-# halves, as on a Zen 4, multiplying and adding takes twice as long, and this part of them is enough.
-HALVES = 0.6
-WORTH_WAKING = 40_000_000  # multiply-adds of a call for which sleepers are woken: 300 us; with one row, a millisecond
-WORTH_EXPECTING = 25_000_000  # of a call that none can join later: they come before one thread would be half through
 HEAD = 8_000_000  # multiply-adds of a piece while sleepers wake, about as long as they take to come
 COMING = 8_000  # looks for a worker that has been woken, some 0.2 to 0.4 ms
-SOON = 0.002  # seconds within which calls come one upon the other
-FARTHER = 0.45  # how much more a call has to be worth, once, for every time that processors are farther apart
 # More long waits than these, one in eight steps or a quarter of the time, and a thread of the team had no processor.
 WAITS_PER_STEP, WAITS_PER_WORK = 1 / 8, 1 / 6_000_000
 STRIKES, FORGIVEN = 3.0, 0.1  # so many pieces with a thread that had no processor; what a good one makes up for
 IN_VAIN = 3  # so many wakings of workers that no piece of a call has found awake
-PAUSE = 0.1  # seconds for which calls then go on alone
-WORTH_APART = 2_500_000  # multiply-adds in each thread for rows of its own, at whose end nobody learns who was late
-ROWS_APART = 24  # rows for each thread, from which on threads have rows of their own and meet only at the end
 INT64 = np.dtype(np.int64)
 
 
-@lru_cache(maxsize=1)
-def processors() -> int:
-    """How many processors this process may use. A forked child looks again: it may be kept to others."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on this system
-        return os.cpu_count() or 1
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=processors.cache_clear)
-
-
-class _Worker:
-    """A thread, its box, and the queue at which it sleeps."""
-
-    def __init__(self, thread: threading.Thread, box: Array, calls: SimpleQueue[None]) -> None:
-        self.box, self._calls, self._place = box, calls, Place(thread.native_id)
-
-    def wake(self) -> None:
-        """Have it look for jobs: its box must be `box.WAKING`."""
-        self._place.keep_off_caller()
-        self._calls.put(None)
-
-    def forgotten(self) -> bool:
-        """Whether its box says that it is being woken, and nobody has called it: Ctrl-C kept him from that.
-
-        Or he is about to, or it has heard him and is about to look for jobs. To call it once more then does no harm.
-        """
-        return self.box.item(bx.STATE) == bx.WAKING and self._calls.empty()
-
-
-def _hired(native: Native, number: int) -> _Worker | None:
-    """A new worker; None where the system has no thread left.
-
-    The caller, not the thread, asks for what the thread runs: to get it may take Numba's lock of its compiler, which a
-    child would wait for in vain if another thread held it at a fork.
-    """
-    box, calls = aligned((bx.WORDS,), INT64), SimpleQueue[None]()
-    box[...] = 0
-    thread = new_thread(_attend, (native.serve, box, calls), f"fastrnn-crew-{number}")
-    return _Worker(thread, box, calls) if thread else None
-
-
-def _attend(serve: Callable[[Array, int], None], box: Array, calls: SimpleQueue[None]) -> None:
-    while True:
-        calls.get()
-        if box.item(bx.STATE) == bx.WAKING:  # else it was called twice, and has come for the first
-            serve(box, LOOKS)
-
-
-class Crew:
+class Crew(Worth):
     """The workers of one backend. Any number of threads may call it at once; a worker helps one of them at a time."""
 
     def __init__(self, native: Native) -> None:
-        self.native = native
-        self._pace = HALVES if native.halves else 1.0
-        self._forget()
+        super().__init__(native)
         _crews.add(self)
 
     def _forget(self) -> None:
         """Have no workers: at first, and in a forked child."""
+        super()._forget()
         self._lock = threading.Lock()
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
         self.all_boxes = NOBODY
-        self.last = 0.0  # when the last call that had a use for workers began or, if it was shared, ended
         self._strikes = 0.0  # of late, calls in which a processor was missing
         self._in_vain = 0  # how often workers have been woken since one last took part in a call
-        self._alone_until = 0.0  # when to try again after that
-        self.distance = Distance(self.native)
-
-    def divisible(self, work: float, least: float, far: float = 1.0) -> bool:
-        """Whether so much work is enough for two, each with the ``least`` worth handing over, so far apart."""
-        return work >= 2 * least * self._pace * (1.0 + FARTHER * (far - 1.0))
-
-    def worth_calling(self, work: float) -> bool:
-        """Whether so much work of a call is enough for two that are near."""
-        return work >= 2 * WORTH_CALLING * self._pace  # `divisible` would take longer, in each short call
-
-    def worth_returning(self, work: float) -> bool:
-        """Whether so much work of a way back is."""
-        return work >= 2 * WORTH_RETURNING * self._pace
-
-    def worth_packing(self, size: int) -> bool:
-        """Whether so many bytes of weights to be packed are."""
-        return self.divisible(WORK_OF_A_BYTE * size, WORTH_BINDING)
-
-    def size(self, threads: int, work: float, least: float, at_once: bool = False) -> int:
-        """How many threads so much work is to have, if each gets the ``least`` that is worth handing over.
-
-        ``at_once`` says that none can join it later.
-        """
-        if threads < 2 or not self.divisible(work, least):
-            return 1
-        now = time.perf_counter()
-        soon, self.last = now - self.last < SOON, now
-        if not soon and work < (
-            WORTH_EXPECTING if at_once else WORTH_WAKING
-        ):  # the workers are asleep, and it is over before they come
-            return 1
-        if self._alone_until:
-            if now < self._alone_until:
-                return 1
-            self._alone_until = 0.0
-        if not self.divisible(work, least, self.distance.factor):
-            self.distance.too_far()
-            return 1
-        return max(1, min(threads, int(work / (least * self._pace)), processors(), f.MOST_MEMBERS))
 
     def boxes(self, count: int) -> Array:
         """The boxes of ``count`` workers at least; of all there are, where the system has no thread for another one."""
@@ -183,10 +68,10 @@ class Crew:
     def _hire(self, count: int) -> None:
         """Make the workers that are missing, as far as there are threads for them."""
         with self._lock:
-            while len(self._workers) < count and (worker := _hired(self.native, len(self._workers))):
+            while len(self._workers) < count and (worker := hired(self.native, len(self._workers))):
                 self._workers.append(worker)
             if not self._workers:
-                self._alone_until = time.perf_counter() + PAUSE
+                self.go_alone()
             elif len(self._workers) > len(self.all_boxes):  # what is bound to the same boxes need not be bound again
                 self.all_boxes = np.array([address(worker.box) for worker in self._workers], np.int64)
 
@@ -197,7 +82,8 @@ class Crew:
         has called, is called by the next one who needs it.
         """
         if self._in_vain >= IN_VAIN:  # there is no processor for them: they come late, look for a job, and sleep again
-            self._in_vain, self._alone_until = 0, time.perf_counter() + PAUSE
+            self._in_vain = 0
+            self.go_alone()
             return False
         rouse = self.native.rouse
         woken = [worker for worker in self._workers[:count] if rouse(worker.box) or worker.forgotten()]
@@ -214,7 +100,7 @@ class Crew:
         if not self.wake(count):
             return 0
         piece = int(HEAD * steps / max(work, 1))
-        if not piece and work > WORTH_EXPECTING:
+        if not piece and work > worth.WORTH_EXPECTING:
             self._expect(count)
         return piece
 
@@ -227,7 +113,7 @@ class Crew:
         if now < self._alone_until:
             return
         self.wake(count)
-        if work > WORTH_EXPECTING and now >= self._alone_until:
+        if work > worth.WORTH_EXPECTING and now >= self._alone_until:
             self._expect(count)
 
     def _expect(self, count: int) -> None:
@@ -253,7 +139,7 @@ class Crew:
         self._strikes += 1.0
         if self._strikes >= STRIKES:
             self._strikes = STRIKES - 1.0  # the first one to try again decides
-            self._alone_until = time.perf_counter() + PAUSE
+            self.go_alone()
         return members
 
     def went_well(self, pieces: int, shared: int) -> None:
@@ -262,47 +148,13 @@ class Crew:
         if shared and self._workers:
             self.distance.shared(self._workers[0].box, shared)
 
-    def split(
-        self, threads: int, rows: Rows, row_work: int, step_work: float, directions: int = 1, bound: bool = True
-    ) -> tuple[int, bool]:
-        """How many threads scans are to have, and whether apart, each with rows or a direction of its own.
-
-        The work is in multiply-adds: all of a row step, and that of all rows which is done step by step, not the
-        products of many steps at once. ``bound`` says that it is Python that makes the scans ready.
-        """
-        work = directions * rows.total * row_work
-        meeting = WORTH_MEETING * self._pace
-        of_many_steps = rows.batch * row_work - step_work
-        at_most = step_work + of_many_steps * rows.batch / TILE_ROWS  # of `shared` below, where rows are few
-        if directions == 1 and rows.batch < TILE_ROWS and at_most < 2 * meeting:  # most small calls: time is dear
-            return 1, False
-        members = self.size(threads, work, WORTH_BINDING if bound else WORTH_CALLING)
-        if members == 1:
-            return 1, False
-        far, enough = self.distance.factor, work >= WORTH_APART * members
-        active = rows.total / rows.longest  # in a step, on average
-        if directions > 1 or active >= ROWS_APART * members:
-            return (members if enough else 1), True
-        several = active >= 2 * members
-        together = WORTH_TOGETHER * (2 if active >= TILE_ROWS * members else 1)
-        if several and enough and step_work < together * self._pace * members * far:
-            return members, True
-        # The work between two steps, in multiply-adds that take as long as a step's.
-        shared = (step_work + of_many_steps * min(active / TILE_ROWS, 1.0)) * active / rows.batch
-        meeting = min(meeting * (active + 1) / 2, WORTH_MEETING_ROWS * self._pace)
-        if shared >= meeting * members * far:
-            return members, False
-        if shared >= meeting * members:
-            self.distance.too_far()
-        return 1, False
-
     def run(self, parts: Sequence[Part], rows: Rows, threads: int) -> None:
         """Run scans over all rows, on at most so many threads."""
         scans = [part for part in parts if isinstance(part, Scan)]
         members, apart = 1, False
         if threads > 1 and rows.batch and len(scans) == len(parts):
             one = scans[0]
-            if self.divisible(len(scans) * rows.total * one.row_work, WORTH_BINDING):
+            if self.divisible(len(scans) * rows.total * one.row_work, worth.WORTH_BINDING):
                 members, apart = self.split(threads, rows, one.row_work, one.step_work, len(scans))
             else:
                 threads = 1  # nor are products worth it, of which there are as many
@@ -315,7 +167,7 @@ class Crew:
             return
         for part in parts:
             if threads > 1 and isinstance(part, BackwardScan):
-                part.alone(partial(self.run_products, threads=threads), WORTH_WAKING)
+                part.alone(partial(self.run_products, threads=threads), worth.WORTH_WAKING)
             else:
                 part(0, rows.batch)
 
@@ -405,11 +257,12 @@ class Crew:
 
     def run_products(self, products: Sequence[Products], threads: int) -> None:
         """Run products of `BackwardScan.products` on as many threads as that is worth."""
-        self._add_up(products, self.size(threads, sum([each.work for each in products]), WORTH_BINDING))
+        self._add_up(products, self.size(threads, sum([each.work for each in products]), worth.WORTH_BINDING))
 
     def _add_up(self, products: Sequence[Products], members: int) -> None:
         """Run products, on so many threads if it is worth that: those of one turn together."""
-        if members > 1 and self.divisible(sum([each.work for each in products]), WORTH_BINDING, self.distance.factor):
+        far = self.distance.factor
+        if members > 1 and self.divisible(sum([each.work for each in products]), worth.WORTH_BINDING, far):
             for turn in range(1 + max([each.turn for each in products])):
                 self._run_products(joined([each for each in products if each.turn == turn]), members)
         else:
