@@ -19,7 +19,7 @@ from weakref import WeakSet
 
 import numpy as np
 
-from fastrnn.backends.contract import Array, Part, Rows, cuts
+from fastrnn.backends.contract import Array, Rows, cuts
 from fastrnn.backends.tiled import box as bx
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled import worth
@@ -148,14 +148,13 @@ class Crew(Worth):
         if shared and self._workers:
             self.distance.shared(self._workers[0].box, shared)
 
-    def run(self, parts: Sequence[Part], rows: Rows, threads: int) -> None:
-        """Run scans over all rows, on at most so many threads."""
-        scans = [part for part in parts if isinstance(part, Scan)]
+    def run(self, parts: Sequence[Any], rows: Rows, threads: int) -> None:
+        """Run scans over all rows, on at most so many threads. With one thread they may be any parts."""
         members, apart = 1, False
-        if threads > 1 and rows.batch and len(scans) == len(parts):
-            one = scans[0]
-            if self.divisible(len(scans) * rows.total * one.row_work, worth.WORTH_BINDING):
-                members, apart = self.split(threads, rows, one.row_work, one.step_work, len(scans))
+        if threads > 1 and rows.batch:
+            one = parts[0]
+            if self.divisible(len(parts) * rows.total * one.row_work, worth.WORTH_BINDING):
+                members, apart = self.split(threads, rows, one.row_work, one.step_work, len(parts))
             else:
                 threads = 1  # nor are products worth it, of which there are as many
         self.go(parts, rows, threads, members, apart)
