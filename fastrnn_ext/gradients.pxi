@@ -158,12 +158,12 @@ cdef object back_on(object bound_to, PyObject **given, Py_ssize_t count):
     work.tables = work.sums + work.frames[F_GRADIENT_STRIDE]
     with nogil:
         found = run_scan(&work, words(workers), waiting, size, members, apart)
-        wrong = found == NO_MEMORY
+        wrong = found == F_NO_MEMORY
         if not wrong:
             point_products(&work, work.frames, begin, step_bytes, row_bytes)
             wrong = as_list(
                 words(workers), waiting, address_of(work.calls), work.call_size, address_of(work.ranges),
-                work.product_count, members) == NO_MEMORY
+                work.product_count, members) == F_NO_MEMORY
             hand_out(&work)
     if wrong:
         raise MemoryError("no memory for what a kernel needs")

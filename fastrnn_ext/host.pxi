@@ -118,7 +118,7 @@ def team_on(
                 found = as_list(words(workers), waiting, frames, size, address_of(ranges), count, members)
             else:
                 found = as_team(words(workers), waiting, frames, size, members, 0, batch, 0, longest)
-        if found == NO_MEMORY:
+        if found == F_NO_MEMORY:
             raise MemoryError("no memory for what a kernel needs")
         return found
     finally:
@@ -187,7 +187,7 @@ def run_as_team(
     cdef int64_t members = frames.shape[0], found
     with nogil:
         found = as_team(words(workers), count, here, size, members, low, high, start, stop)
-    if found == NO_MEMORY:
+    if found == F_NO_MEMORY:
         raise MemoryError("no memory for what a kernel needs")
     return found
 
@@ -198,7 +198,7 @@ def run_list(cnp.ndarray boxes not None, cnp.ndarray frames not None, cnp.ndarra
     cdef int64_t ends = data(ranges), count = frames.shape[0], found
     with nogil:
         found = as_list(words(workers), waiting, here, size, ends, count, most)
-    if found == NO_MEMORY:
+    if found == F_NO_MEMORY:
         raise MemoryError("no memory for what a kernel needs")
     return found
 

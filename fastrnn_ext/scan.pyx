@@ -70,7 +70,6 @@ ctypedef void (*kernel_function)(
     int64_t program, int64_t here, int64_t low, int64_t high, int64_t start, int64_t stop) noexcept nogil
 
 cdef enum:
-    NO_MEMORY = -1
     ALIGNMENT = 64
 
 
@@ -98,7 +97,7 @@ cdef void give_up(int64_t *frame) noexcept nogil:
     """No memory: see above."""
     if frame[F_TEAM] > 1:
         store_release(frame[F_COUNTERS] + frame[F_MEMBER] * F_COUNTER_BYTES, INT64_MAX)
-    frame[F_TEAM] = NO_MEMORY
+    frame[F_TEAM] = F_NO_MEMORY
 
 
 # The rows of a call ---------------------------------------------------------------------------------------------------

@@ -56,9 +56,9 @@ cdef int64_t all_layers(const int64_t *table) noexcept nogil:
             wrong |= failed(words(here))
         else:
             joined = as_team(words(table[F_STEP_BOXES]), table[F_STEP_BOX_COUNT], here, size, members, 0, rows, 0, 1)
-            wrong |= joined == NO_MEMORY
+            wrong |= joined == F_NO_MEMORY
         here += 8 * size * members
-    return NO_MEMORY if wrong else joined
+    return F_NO_MEMORY if wrong else joined
 
 
 cdef object step(object bound_to, PyObject **given, Py_ssize_t count):
@@ -69,7 +69,7 @@ cdef object step(object bound_to, PyObject **given, Py_ssize_t count):
         return 0
     with nogil:
         joined = all_layers(table)
-    if joined == NO_MEMORY:
+    if joined == F_NO_MEMORY:
         raise MemoryError("no memory for what a kernel needs")
     PyErr_CheckSignals()  # else a handler would raise when the step has been taken
     turns_of(table)[C_TURN] ^= 1
@@ -83,7 +83,7 @@ cdef object brief_step(object bound_to, PyObject **given, Py_ssize_t count):
     if count != 2 or turns_of(table)[C_HELD] or not begin_step(table, <object>given[0], <object>given[1]):
         return 0
     joined = all_layers(table)
-    if joined == NO_MEMORY:
+    if joined == F_NO_MEMORY:
         raise MemoryError("no memory for what a kernel needs")
     turns_of(table)[C_TURN] ^= 1
     return joined

@@ -10,7 +10,7 @@ cdef inline void call(int64_t here, int64_t low, int64_t high, int64_t start, in
 
 cdef bint failed(int64_t *frame) noexcept nogil:
     """Whether a kernel found no memory; the frame forgets it."""
-    if frame[F_TEAM] != NO_MEMORY:
+    if frame[F_TEAM] != F_NO_MEMORY:
         return False
     frame[F_TEAM] = 0
     return True
@@ -117,7 +117,7 @@ cdef int64_t as_team(
     for i in range(joined + 1):
         wrong |= failed(words(frames + 8 * size * i))
         waits += words(counters + i * F_COUNTER_BYTES)[1]
-    return NO_MEMORY if wrong else joined + 1 + F_WAITS * waits
+    return F_NO_MEMORY if wrong else joined + 1 + F_WAITS * waits
 
 
 cdef int64_t as_list(
@@ -143,4 +143,4 @@ cdef int64_t as_list(
     dismiss(taken, joined)
     for i in range(count):
         wrong |= failed(words(frames + 8 * size * i))
-    return NO_MEMORY if wrong else joined + 1
+    return F_NO_MEMORY if wrong else joined + 1

@@ -272,28 +272,3 @@ def test_every_source_counts() -> None:
     }
     assert needed
     assert needed | {f"fastrnn.{name.replace('/', '.')}" for name in SHARED} <= known
-
-
-# --- memory -----------------------------------------------------------------------------------------------------------
-
-
-def test_no_memory() -> None:
-    """A kernel that finds none raises, and computes when there is some."""
-    code = """
-import resource, numpy as np, fastrnn
-layer = fastrnn.LSTM(1, 64, backend="cython")
-x = np.ones((1, 100_000, 1), np.float32)
-small = layer(x[:, :3])[0]
-first = (np.zeros((1, 100_000, 64), np.float32),) * 2
-used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 150_000_000, resource.RLIM_INFINITY))
-try:
-    layer(x, first)
-except MemoryError as error:
-    print(error)
-resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-print(np.array_equal(layer(x[:, :3])[0], small))
-"""
-    if not sys.platform.startswith("linux"):
-        return
-    assert run("-c", code).splitlines() == ["no memory for what a kernel needs", "True"]

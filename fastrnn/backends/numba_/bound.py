@@ -16,6 +16,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 FASTCALL = 0x80  # METH_FASTCALL
+NO_MEMORY_TEXT = "no memory for what a kernel needs"
 SIGNATURE = (types.int64,) * 3  # what is bound, where the addresses of the arguments lie, how many these are
 
 
@@ -59,6 +60,17 @@ def number_to_object(_context: Any, number: Any) -> Any:
         return builder.ptrtoint(made, ir.IntType(64))
 
     return types.int64(types.int64), codegen
+
+
+@intrinsic
+def memory_error(_context: Any) -> Any:
+    """Raise `MemoryError` once the address 0, which this is, is returned. Only with the interpreter's lock."""
+
+    def codegen(context: Any, builder: Any, _signature: Any, _args: Any) -> Any:
+        context.get_python_api(builder).err_set_string("PyExc_MemoryError", NO_MEMORY_TEXT)
+        return ir.IntType(64)(0)
+
+    return types.int64(), codegen
 
 
 @intrinsic

@@ -10,9 +10,10 @@ from numba.extending import intrinsic
 
 from fastrnn.backends.numba_.bound import number_to_object, object_to_number
 from fastrnn.backends.numba_.compile import compiled, inner
-from fastrnn.backends.numba_.host import aligned, call
+from fastrnn.backends.numba_.host import call
 from fastrnn.backends.numba_.intrinsics import clear_bytes, copy_bytes, fetch_line, whole_numbers, words_on_stack
 from fastrnn.backends.numba_.objects import argument, count_of, data, item, numbers_of, object_at
+from fastrnn.backends.numba_.scan import aligned
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.outer import CACHE_LINE
 

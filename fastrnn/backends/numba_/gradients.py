@@ -5,10 +5,15 @@ What `tiled.backward` and `tiled.sums` do in Python for scans in pieces: see `ti
 
 from __future__ import annotations
 
-from fastrnn.backends.numba_.bound import get_lock_back, give_up_lock, number_to_object, object_to_number
+from fastrnn.backends.numba_.bound import (
+    get_lock_back,
+    give_up_lock,
+    memory_error,
+    number_to_object,
+    object_to_number,
+)
 from fastrnn.backends.numba_.compile import compiled, inner
 from fastrnn.backends.numba_.host import (
-    aligned,
     as_list,
     as_team,
     cut_rows,
@@ -30,7 +35,7 @@ from fastrnn.backends.numba_.objects import (
     words_in,
 )
 from fastrnn.backends.numba_.rows import fill_history_offsets, fill_step_offsets, tables_at
-from fastrnn.backends.numba_.scan import state_fields
+from fastrnn.backends.numba_.scan import aligned, state_fields
 from fastrnn.backends.tiled import frame as f
 
 
@@ -128,7 +133,7 @@ def run_scan(boxes, frames, ranges, members, apart):  # type: ignore[no-untyped-
 
 @compiled
 def back_on(bound_to, given, count):  # type: ignore[no-untyped-def]
-    """See `Native.bound_back`. All memory is the caller's: nothing may raise."""
+    """See `Native.bound_back`. All memory but the kernels' is the caller's: nothing may raise."""
     found = 0
     if count == 14:
         to, x, into, room = object_at(bound_to), words(argument(given, 2)), argument(given, 9), argument(given, 10)
@@ -150,8 +155,13 @@ def back_on(bound_to, given, count):  # type: ignore[no-untyped-def]
         tables = sums + fields[f.GRADIENT_STRIDE]
         lock = give_up_lock()
         found = run_scan(boxes, frames, ranges, members, apart)
-        point_products(fields, own_calls, ranges, operands, products, x, into, sums, tables)
-        as_list(boxes, own_calls.ctypes.data, calls.shape[1], ranges.ctypes.data, len(calls), members)
-        hand_out(parts, sums, into)
+        wrong = found == f.NO_MEMORY
+        if not wrong:
+            point_products(fields, own_calls, ranges, operands, products, x, into, sums, tables)
+            own, size = own_calls.ctypes.data, calls.shape[1]
+            wrong = as_list(boxes, own, size, ranges.ctypes.data, len(calls), members) == f.NO_MEMORY
+            hand_out(parts, sums, into)
         get_lock_back(lock)
+        if wrong:
+            return memory_error()
     return number_to_object(found)

@@ -22,9 +22,24 @@ from fastrnn.backends.numba_.atomics import (
     store_release,
     wait_for,
 )
-from fastrnn.backends.numba_.bound import get_lock_back, give_up_lock, number_to_object, object_to_number
+from fastrnn.backends.numba_.bound import (
+    NO_MEMORY_TEXT,
+    get_lock_back,
+    give_up_lock,
+    memory_error,
+    number_to_object,
+    object_to_number,
+)
 from fastrnn.backends.numba_.compile import compiled, inlined, inner
-from fastrnn.backends.numba_.intrinsics import copy_bytes, keep, whole_numbers, words_on_stack
+from fastrnn.backends.numba_.intrinsics import (
+    allocate,
+    clear_bytes,
+    copy_bytes,
+    free,
+    keep,
+    whole_numbers,
+    words_on_stack,
+)
 from fastrnn.backends.numba_.objects import (
     AXES,
     DATA,
@@ -38,7 +53,7 @@ from fastrnn.backends.numba_.objects import (
     words,
     words_in,
 )
-from fastrnn.backends.numba_.scan import FRAME, scratch_bytes, state_fields
+from fastrnn.backends.numba_.scan import FRAME, aligned, scratch_bytes, state_fields
 from fastrnn.backends.tiled import box as bx
 from fastrnn.backends.tiled import frame as f
 from fastrnn.backends.tiled.box import ASLEEP, DONE, JOB, STATE, TAKEN, WAITING, WAKING
@@ -52,10 +67,21 @@ def call(here, low, high, start, stop):  # type: ignore[no-untyped-def]
     call_kernel(frame[f.KERNEL], frame[f.PROGRAM], here, low, high, start, stop)
 
 
-@inlined
-def aligned(at):  # type: ignore[no-untyped-def]
-    """The next multiple of `ALIGNMENT`."""
-    return (at + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+@inner
+def failed(here):  # type: ignore[no-untyped-def]
+    """Whether the kernel of the frame at an address found no memory; the frame forgets it."""
+    frame = whole_numbers(here, FRAME)
+    wrong = frame[f.TEAM] == f.NO_MEMORY
+    if wrong:
+        frame[f.TEAM] = 0
+    return wrong
+
+
+@inner
+def raise_if(wrong):  # type: ignore[no-untyped-def]
+    """Raise, if a kernel found no memory. By address nothing may call what calls this: see `bound.memory_error`."""
+    if wrong:
+        raise MemoryError(NO_MEMORY_TEXT)
 
 
 @inlined
@@ -67,7 +93,9 @@ def total_of(fields):  # type: ignore[no-untyped-def]
 @compiled
 def run(frame, low, high, start, stop):  # type: ignore[no-untyped-def]
     """Run the kernel of a frame."""
-    call(data(frame), low, high, start, stop)
+    here = data(frame)
+    call(here, low, high, start, stop)
+    raise_if(failed(here))
 
 
 @inner
@@ -167,12 +195,12 @@ def volley(box, rounds):  # type: ignore[no-untyped-def]
     here, fields = data(box), numbers_of(box)
     found = exchange_if(here + 8 * STATE, WAITING, TAKEN)
     if found:
-        empty = np.zeros(bx.LIST_FIELDS, np.int64)
+        empty = words_on_stack()
+        clear_bytes(empty, 8 * bx.LIST_FIELDS)
         for _ in range(rounds):
-            post(here, empty.ctypes.data, 0, 0, 0, 0, 0)
+            post(here, empty, 0, 0, 0, 0, 0)
             wait_for(here + 8 * DONE, fields[JOB])
         store_release(here + 8 * STATE, WAITING)
-        keep(empty)
     return found
 
 
@@ -219,7 +247,7 @@ def as_team(boxes, frames, size, most, low, high, start, stop):  # type: ignore[
     """Run one kernel, the units of each stage shared with those workers that wait for a job, ``most`` of all together.
 
     ``frames`` is the address of a frame for each, ``size`` fields each. How many members the team had, and how often
-    they waited for long, as one number: see `frame.WAITS`.
+    they waited for long, as one number (see `frame.WAITS`); or NO_MEMORY.
     """
     taken = whole_numbers(words_on_stack(), f.MOST_MEMBERS)  # nothing may raise: the interpreter is given up
     joined = take(boxes, taken, most - 1)
@@ -234,9 +262,11 @@ def as_team(boxes, frames, size, most, low, high, start, stop):  # type: ignore[
         post(taken[i], 0, frames + 8 * size * (i + 1), low, high, start, stop)
     call(frames, low, high, start, stop)
     waits = dismiss(taken, joined)
+    wrong = False
     for i in range(joined + 1):
+        wrong |= failed(frames + 8 * size * i)
         waits += counters[i * f.COUNTER_BYTES // 8 + 1]
-    return joined + 1 + f.WAITS * waits
+    return f.NO_MEMORY if wrong else joined + 1 + f.WAITS * waits
 
 
 @inner
@@ -244,7 +274,7 @@ def as_list(boxes, frames, size, ranges, count, most):  # type: ignore[no-untype
     """Run ``count`` kernels that have nothing to do with one another, with frames of ``size`` fields and (low, high,
     start, stop) at these addresses.
 
-    Those workers that wait for a job help, ``most`` threads in all. How many took part.
+    Those workers that wait for a job help, ``most`` threads in all. How many took part, or NO_MEMORY.
     """
     taken = whole_numbers(words_on_stack(), f.MOST_MEMBERS)
     joined = take(boxes, taken, min(most, count) - 1)
@@ -259,7 +289,10 @@ def as_list(boxes, frames, size, ranges, count, most):  # type: ignore[no-untype
         post(taken[i], at, 0, 0, 0, 0, 0)
     call_from_list(at)
     dismiss(taken, joined)
-    return joined + 1
+    wrong = False
+    for i in range(count):
+        wrong |= failed(frames + 8 * size * i)
+    return f.NO_MEMORY if wrong else joined + 1
 
 
 @inner
@@ -301,18 +334,25 @@ def point_forward(fields, table, x, y, state, final, at, reverse, kept):  # type
 @compiled
 def run_on(_, given, count):  # type: ignore[no-untyped-def]
     """Point a copy of a frame at rows and arrays, and run it: see `Native.run_on`."""
-    fits = count == 9
-    if fits:
-        fields = numbers_of(argument(given, 0)).copy()
-        point_forward(
-            fields, argument(given, 1), argument(given, 2), argument(given, 3), argument(given, 4), argument(given, 5),
-            object_to_number(argument(given, 6)), object_to_number(argument(given, 7)), argument(given, 8),
-        )  # fmt: skip
-        lock = give_up_lock()
-        call(fields.ctypes.data, 0, fields[f.BATCH], 0, fields[f.LONGEST])
-        get_lock_back(lock)
-        keep(fields)
-    return number_to_object(fits)
+    if count != 9:
+        return number_to_object(0)
+    frame = argument(given, 0)
+    size = sizes(frame)[0]
+    here = allocate(8 * size)
+    if here == 0:
+        return memory_error()
+    copy_bytes(here, data(frame), 8 * size)
+    fields = whole_numbers(here, size)
+    point_forward(
+        fields, argument(given, 1), argument(given, 2), argument(given, 3), argument(given, 4), argument(given, 5),
+        object_to_number(argument(given, 6)), object_to_number(argument(given, 7)), argument(given, 8),
+    )  # fmt: skip
+    lock = give_up_lock()
+    call(here, 0, fields[f.BATCH], 0, fields[f.LONGEST])
+    get_lock_back(lock)
+    wrong = failed(here)
+    free(here)
+    return memory_error() if wrong else number_to_object(1)
 
 
 @inner
@@ -359,6 +399,7 @@ def team_on(boxes, members, apart, frame, table, x, y, state, final, at, reverse
     keep(counters)
     keep(frames)
     keep(ranges)
+    raise_if(found == f.NO_MEMORY)
     return found
 
 
@@ -366,14 +407,18 @@ def team_on(boxes, members, apart, frame, table, x, y, state, final, at, reverse
 def run_as_team(boxes, frames, low, high, start, stop):  # type: ignore[no-untyped-def]
     """`as_team` with as many members as there are frames, (members, size)."""
     members, size = sizes(frames)[0], sizes(frames)[1]
-    return as_team(numbers_of(boxes), data(frames), size, members, low, high, start, stop)
+    found = as_team(numbers_of(boxes), data(frames), size, members, low, high, start, stop)
+    raise_if(found == f.NO_MEMORY)
+    return found
 
 
 @compiled
 def run_list(boxes, frames, ranges, most):  # type: ignore[no-untyped-def]
     """`as_list` of frames (count, size) and ranges (count, 4)."""
     count, size = sizes(frames)[0], sizes(frames)[1]
-    return as_list(numbers_of(boxes), data(frames), size, data(ranges), count, most)
+    found = as_list(numbers_of(boxes), data(frames), size, data(ranges), count, most)
+    raise_if(found == f.NO_MEMORY)
+    return found
 
 
 @inner

@@ -81,14 +81,27 @@ def whole_table(_context: Any, _address: Any, _rows: Any, _width: Any) -> Any:
 
 
 @intrinsic
-def no_bytes(_context: Any) -> Any:
-    """An array of bytes that holds none, and for which nothing is allocated."""
-    kind = types.Array(types.uint8, 1, "C")
+def allocate(_context: Any, count: Any) -> Any:
+    """The address of so many bytes, until `free`; 0 if there is no memory.
 
-    def codegen(target: Any, builder: Any, _signature: Any, _args: Any) -> Any:
-        return cgutils.get_null_value(target.get_value_type(kind))
+    A new array would raise then, of which the caller of a function by its address learns nothing.
+    """
 
-    return kind(), codegen
+    def codegen(target: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.ptrtoint(target.nrt.allocate_unchecked(builder, args[0]), I64)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def free(_context: Any, address: Any) -> Any:
+    """Give back what `allocate` gave, or 0."""
+
+    def codegen(target: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        target.nrt.free(builder, builder.inttoptr(args[0], cgutils.voidptr_t))
+        return cgutils.get_null_value(target.get_value_type(types.none))
+
+    return types.none(types.int64), codegen
 
 
 @intrinsic

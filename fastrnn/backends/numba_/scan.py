@@ -5,21 +5,22 @@ gradient of x), then step by step what cannot. Rows are sorted, longest first, s
 first ``active[s]``; a call takes the sorted rows ``low .. high - 1``. A team of threads may share each stage, its
 units and some of its rows: then each runs the same loops on a frame of its own, and they wait for one another after
 each stage, but for the last one of a call whose states stay in place.
+
+A kernel that finds no memory says so in its frame, ``team = NO_MEMORY``, and counts itself as through with all stages,
+so that nobody waits for it; whoever called it raises. It cannot: it is called by its address.
 """
 
 from __future__ import annotations
 
-import numpy as np
-
-from fastrnn.backends.numba_.atomics import meet
+from fastrnn.backends.numba_.atomics import meet, store_release
 from fastrnn.backends.numba_.compile import compiled, inlined, inner
 from fastrnn.backends.numba_.intrinsics import (
+    allocate,
     clear_bytes,
     copy_bytes,
     fetch_bytes,
     flush_denormals,
-    keep,
-    no_bytes,
+    free,
     one_by_one,
     outer_product,
     outer_room,
@@ -36,8 +37,24 @@ from fastrnn.backends.tiled.program import (
     INPUT_GRADIENT_STAGE,
     INPUT_STAGE,
 )
+from fastrnn.backends.tiled.room import ALIGNMENT
 
 FRAME = 1 << 16  # more fields than any frame has: its array does not know how long it is
+ALL_STAGES = (1 << 63) - 1  # more than any kernel counts
+
+
+@inner
+def give_up(frame):  # type: ignore[no-untyped-def]
+    """No memory: see above."""
+    if frame[f.TEAM] > 1:
+        store_release(frame[f.COUNTERS] + frame[f.MEMBER] * f.COUNTER_BYTES, ALL_STAGES)
+    frame[f.TEAM] = f.NO_MEMORY
+
+
+@inlined
+def aligned(at):  # type: ignore[no-untyped-def]
+    """The next multiple of `ALIGNMENT`."""
+    return (at + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
 
 
 @inlined
@@ -109,7 +126,7 @@ def scratch_bytes(frame, rows, room, members):  # type: ignore[no-untyped-def]
     """What a forward scan of some rows needs besides: states and kept values where it does not record, the projected
     inputs of ``room`` row steps, and for each member of a team two tables of offsets."""
     states = 0 if frame[f.RECORD] != 0 else rows * frame[f.SCRATCH_BYTES]
-    return states + room * (frame[f.PROJECTED_STRIDE] + 16 * members) + 64
+    return states + room * (frame[f.PROJECTED_STRIDE] + 16 * members) + ALIGNMENT
 
 
 @inlined
@@ -242,26 +259,36 @@ def forward_steps(program, here, low, high, start, stop, room, first):  # type: 
 @compiled
 def forward(program, here, low, high, start, stop):  # type: ignore[no-untyped-def]
     """The steps start .. stop - 1 of sorted rows low .. high - 1, with the frame at the address ``here``."""
-    mode = flush_denormals()
     frame = whole_numbers(here, FRAME)
     room = min(max(frame[f.CHUNK], high - low), (stop - start) * (high - low))
-    scratch, own = frame[f.SCRATCH], no_bytes()
+    scratch, own = frame[f.SCRATCH], 0
     if scratch == 0:
-        own = np.empty(scratch_bytes(frame, high - low, room, 1), np.uint8)
-        scratch = (own.ctypes.data + 63) // 64 * 64
+        own = allocate(scratch_bytes(frame, high - low, room, 1))
+        if own == 0:
+            give_up(frame)
+            return
+        scratch = aligned(own)
+    mode = flush_denormals()
     if frame[f.RECORD] == 0:
         carve(frame, low, high, scratch)
         scratch += (high - low) * frame[f.SCRATCH_BYTES]
     forward_steps(program, here, low, high, start, stop, room, scratch)
     restore_mode(mode)
-    keep(own)
+    free(own)
 
 
 @compiled
 def backward(program, here, low, high, start, stop):  # type: ignore[no-untyped-def]
     """The steps start - 1 .. stop, in this order, of sorted rows low .. high - 1; ``here`` as in `forward`."""
-    mode = flush_denormals()
     frame = whole_numbers(here, FRAME)
+    most = max(frame[f.CHUNK], high - low)
+    room = max(min(most, max(start - stop, 1) * (high - low)), 1)
+    own = allocate(3 * 8 * room)
+    if own == 0:
+        give_up(frame)
+        return
+    mode = flush_denormals()
+    offsets = whole_table(own, 3, room)
     order = whole_numbers(frame[f.ORDER], frame[f.BATCH])
     lengths = whole_numbers(frame[f.LENGTHS], frame[f.BATCH])
     active = whole_numbers(frame[f.ACTIVE], frame[f.LONGEST])
@@ -277,8 +304,6 @@ def backward(program, here, low, high, start, stop):  # type: ignore[no-untyped-
     for k in range(frame[f.STATES]):
         fields = state_fields(k)
         frame[fields + f.ADJOINT] = frame[fields + f.ADJOINT_BASE] + low * frame[fields + f.ADJOINT_STRIDE]
-    most = max(frame[f.CHUNK], high - low)
-    offsets = np.empty((3, min(most, max(start - stop, 1) * (high - low))), np.int64)
     frame[f.DX_OFFSETS] = offsets[1].ctypes.data
     frame[f.GRADIENT_OFFSETS] = offsets[2].ctypes.data
     step = start
@@ -313,7 +338,7 @@ def backward(program, here, low, high, start, stop):  # type: ignore[no-untyped-
         if frame[f.MEMBER] == 0:
             store_adjoints(frame, order, low, high)
     restore_mode(mode)
-    keep(offsets)
+    free(own)
 
 
 @inner
@@ -333,8 +358,11 @@ def weight_gradient(program, here, low, high, more, count):  # type: ignore[no-u
 
     See `outer`. With ``more`` the sum is added to what is there.
     """
+    room = allocate(outer_room(program) + ALIGNMENT)
+    if room == 0:
+        give_up(whole_numbers(here, FRAME))
+        return
     mode = flush_denormals()
-    room = np.empty(outer_room(program) + 64, np.uint8)
-    outer_product(program, here, low, high, more, count, (room.ctypes.data + 63) // 64 * 64)
+    outer_product(program, here, low, high, more, count, aligned(room))
     restore_mode(mode)
-    keep(room)
+    free(room)

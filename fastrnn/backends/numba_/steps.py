@@ -47,7 +47,10 @@ def begin_step(table, x, y):  # type: ignore[no-untyped-def]
 
 @inner
 def all_layers(table):  # type: ignore[no-untyped-def]
-    """One step of every layer, that of a team for several members. What `as_team` returns."""
+    """One step of every layer, that of a team for several members. What `as_team` returns.
+
+    None needs memory: the frames come with all of it (`frame.SCRATCH`).
+    """
     here, rows, members, size = step_frames(table), table[f.STEP_ROWS], table[f.STEP_MEMBERS], table[f.STEP_SIZE]
     joined = 1
     for _ in range(table[f.STEP_LAYERS]):

@@ -34,6 +34,7 @@ KERNEL, PROGRAM = range(53, 55)
 # Threads that share every stage, see `loops` (0 or 1: none do), which of them this frame is for, and the address where
 # each of them counts, `COUNTER_BYTES` apart, the stages that it is through with and then how often it waited for long.
 TEAM, MEMBER, COUNTERS = range(55, 58)
+NO_MEMORY = -1  # what a kernel writes in place of the team if it finds no memory, and what its callers return
 # The bytes of a row of x and of y at one time step. Where lengths differ, from so many on they are fetched before they
 # are needed: to ask for shorter ones takes longer than to wait for them.
 X_BYTES, Y_BYTES = range(58, 60)
