@@ -30,7 +30,6 @@ if way == "pieces":  # which Python makes ready
     whole.PASSES = 1 << 60
 library = ctypes.CDLL(None)
 library.malloc.restype, library.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-taken = []
 
 def limit(size):
     resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
@@ -40,17 +39,11 @@ def take_all(block_size):
     limit(int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize())
     size = 1 << 24
     while size > block_size // 20:
-        while block := library.malloc(size):
-            taken.append(block)
+        while library.malloc(size):
+            pass
         size //= 2
     for block in spare[::2]:  # so that none becomes one with another
         library.free(block)
-    taken.extend(spare[1::2])
-
-def give_back():
-    limit(resource.RLIM_INFINITY)
-    while taken:
-        library.free(taken.pop())
 
 def numbers(*shape):
     return np.random.default_rng(5).normal(size=shape).astype(np.float32)
@@ -77,13 +70,13 @@ for call, block_size in (
         call()
     except MemoryError as error:
         found = str(error)
-    give_back()
+    limit(resource.RLIM_INFINITY)
     print(found, denormals_live(), np.array_equal(call(), before))
 """
 
 # Each member needs 24 bytes for each row; in pieces 16 more are needed once. There are enough for one of two.
 TEAM = f"""{CODE}
-crew.ROWS_APART = 1 << 60
+worth.ROWS_APART = 1 << 60
 fastrnn.set_num_threads(2)
 call, found, members = back(1, 40_000), "nothing", []
 
@@ -103,7 +96,7 @@ for _ in range(10_000):  # one thread alone, as long as the other one is not awa
     except MemoryError as error:
         found = str(error)
         break
-give_back()
+limit(resource.RLIM_INFINITY)
 print(found, denormals_live(), np.array_equal(call(), before))
 """
 
