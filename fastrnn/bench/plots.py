@@ -47,17 +47,21 @@ def save(run: Run, path: Path) -> list[Path]:
         Without matplotlib.
     """
     written = []
-    for name, draw in (("ratio", ratio), ("roofline", roofline)):
+    for target, draw in zip(targets(path), (ratio, roofline), strict=True):
         with _style() as figure_of:
             figure = draw(run, figure_of)
             if figure is not None:
-                target = path.with_name(f"{path.stem}-{name}{path.suffix or '.svg'}")
                 extra = {"metadata": {"Date": None, "Creator": None}} if target.suffix == ".svg" else {}
                 figure.savefig(target, transparent=True, bbox_inches="tight", **extra)
                 if target.suffix == ".svg":
                     _shrink(target)
                 written.append(target)
     return written
+
+
+def targets(path: Path) -> list[Path]:
+    """The files of both pictures."""
+    return [path.with_name(f"{path.stem}-{name}{path.suffix or '.svg'}") for name in ("ratio", "roofline")]
 
 
 def _shrink(path: Path) -> None:

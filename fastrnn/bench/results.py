@@ -122,6 +122,10 @@ class Run:
     results : list of Result
     memory : list of dict
         What a long batch takes, `memory.Use` as plain values; empty unless it was asked for.
+    quick, interrupted : bool
+        Whether it was a quick one; whether it has not come to its end, or not yet.
+    effort : dict
+        How long was measured, `runner.Effort` as plain values; empty in older files.
     """
 
     environment: dict[str, Any]
@@ -129,18 +133,28 @@ class Run:
     missing: dict[str, str]
     results: list[Result]
     memory: list[dict[str, Any]] = field(default_factory=list)
+    quick: bool = False
+    interrupted: bool = False
+    effort: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write it as JSON."""
+        path.write_text(self.text(), encoding="utf-8")
+
+    def text(self) -> str:
+        """It as JSON."""
         data = {
             "format": FORMAT,
+            "quick": self.quick,
+            "interrupted": self.interrupted,
+            "effort": self.effort,
             "environment": self.environment,
             "machine": self.machine,
             "missing": self.missing,
             "results": [_to_json(result) for result in self.results],
             "memory": self.memory,
         }
-        path.write_text(json.dumps(_rounded(data), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        return json.dumps(_rounded(data), indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def load(cls, path: Path) -> Run:
@@ -156,7 +170,8 @@ class Run:
             if data["format"] != FORMAT:
                 raise ValueError(f"format {data['format']}")
             results = [_from_json(result) for result in data["results"]]
-            return cls(data["environment"], data["machine"], data["missing"], results, data.get("memory", []))
+            later = {name: data[name] for name in ("memory", "quick", "interrupted", "effort") if name in data}
+            return cls(data["environment"], data["machine"], data["missing"], results, **later)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: expected a file that `fastrnn bench --json` wrote: {error}") from error
 

@@ -6,13 +6,14 @@ import argparse
 import importlib.util
 import os
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastrnn.bench import cases, compare, contenders, environment, isa, machine, memory, plots
+from fastrnn.bench import cases, compare, contenders, environment, isa, machine, memory, plots, targets
 from fastrnn.bench.cases import Case
 from fastrnn.bench.machine import Limits
-from fastrnn.bench.results import Result, Run
+from fastrnn.bench.results import Run
 from fastrnn.bench.runner import QUICK, Effort, Runner, set_limits
 from fastrnn.commands import CommandError, at_least
 
@@ -57,52 +58,60 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run it; the exit code: 0, 1 if one of our own outputs is wrong, 130 after Ctrl-C."""
     _check_packages(options)
-    from rich.console import Console
+    _check_targets(options)
+    from fastrnn.bench.console import make
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=160)  # a file or a pipe has no width of its own
+    console = make(patient=options.json is not None or options.plot is not None)
     if options.compare:
         return _compare(console, *options.compare)
     chosen = _cases(options)
     names, missing = _contenders(options.contenders, options.isa)
-    if options.memory:
-        return _memory(console, names, missing, options)
     if options.list:
         return _list(console, chosen, missing)
-    from fastrnn.bench import report
+    with targets.terminated_is_interrupted():
+        return (_memory if options.memory else partial(_speed, chosen=chosen))(console, names, missing, options)
 
-    with _progress(console) as progress:
-        limits = _measure(progress, chosen, options.quick)
-        effort = QUICK if options.quick else Effort()
-        results, versions, complete = _run(console, progress, chosen, names, limits, effort, options.isa)
-        if complete:  # and once more: what else ran at that moment has made it look slower than it is
-            again = _measure(progress, chosen, quick=True)
-            limits = {threads: found.better(again[threads]) for threads, found in limits.items()}
-            set_limits(results, limits)
-    found = Run(
-        environment.describe(versions, options.isa),
-        {str(n): limit.to_json() for n, limit in limits.items()},
-        missing,
-        results,
-    )
+
+def _speed(
+    console: Console, names: list[str], missing: dict[str, str], options: argparse.Namespace, chosen: list[Case]
+) -> int:
+    """Measure the speed, and write it."""
+    from fastrnn.bench import report
+    from fastrnn.bench.console import progress as bars
+
+    effort = QUICK if options.quick else Effort()
+    found = Run(environment.describe({}, options.isa), {}, missing, [], [], options.quick, True, asdict(effort))
+    keeper = targets.Keeper(options.json)
+    limits: dict[int, Limits] = {}
+    with bars(console) as progress:
+        try:
+            _learn(found, limits, _measure(progress, chosen, options.quick))
+            _run(console, progress, chosen, names, limits, effort, found, keeper)
+            # And once more: what else ran at that moment has made it look slower than it is.
+            _learn(found, limits, _measure(progress, chosen, quick=True))
+            found.interrupted = False
+        except KeyboardInterrupt:
+            if not found.results:
+                raise
+    keeper.keep(found, last=True)  # before anything that may go wrong
     report.show_environment(console, found.environment, missing)
     report.show_machine(console, limits)
     report.show_results(console, found)
-    _write(console, found, options)
-    if not complete:
-        console.print("[yellow]interrupted: these are the cases that were complete[/]")
+    _say_what_was_written(console, found, keeper, options.plot)
+    if found.interrupted:
+        console.print(f"[yellow]interrupted: {len(found.results)} of {len(chosen)} cases were complete[/]")
         return 130
-    ours = [entry for result in results for entry in result.entries if contenders.contender(entry.contender).ours]
+    ours = [entry for result in found.results for entry in result.entries if contenders.contender(entry.contender).ours]
     return int(any(entry.status in ("wrong", "failed") for entry in ours))
 
 
 def _memory(console: Console, names: list[str], missing: dict[str, str], options: argparse.Namespace) -> int:
     """Measure the memory of a long batch, and write it."""
     from fastrnn.bench import report
+    from fastrnn.bench.console import progress as bars
 
     size = memory.Size(T=100, H=128) if options.quick else memory.Size()
-    with _progress(console) as progress:
+    with bars(console) as progress:
         bar = progress.add_task("memory", total=None, after="")
         try:
             uses = memory.measure(names, size, lambda what: progress.update(bar, after=what))
@@ -124,9 +133,17 @@ def _check_packages(options: argparse.Namespace) -> None:
         raise CommandError(f"{' and '.join(missing)} missing; to install what it needs: pip install 'fastrnn[bench]'")
     if options.plot and options.plot.suffix not in ("", ".svg", ".png"):
         raise CommandError(f"--plot: expected a name that ends in .svg or .png, got {str(options.plot)!r}")
-    for path in (options.json, options.plot):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise CommandError(f"there is no folder {str(path.absolute().parent)!r}")
+
+
+def _check_targets(options: argparse.Namespace) -> None:
+    """Before anything is measured: the files can be written."""
+    found = {"--json": targets.problem(options.json) if options.json else None}
+    if options.plot:
+        folder = targets.problem(options.plot) if options.plot.is_dir() else None
+        found["--plot"] = folder or next(filter(None, map(targets.problem, plots.targets(options.plot))), None)
+    for name, problem in found.items():
+        if problem is not None:
+            raise CommandError(f"{name}: {problem}")
 
 
 def _cases(options: argparse.Namespace) -> list[Case]:
@@ -175,6 +192,14 @@ def _measure(progress: Progress, chosen: list[Case], quick: bool) -> dict[int, L
     return {count: machine.measure(count, quick, lambda: progress.advance(bar)) for count in counts}
 
 
+def _learn(found: Run, limits: dict[int, Limits], measured: dict[int, Limits]) -> None:
+    """Have the better of what is known of the machine and what was measured now, and give it to the results."""
+    for threads, now in measured.items():
+        limits[threads] = limits[threads].better(now) if threads in limits else now
+    found.machine = {str(threads): limit.to_json() for threads, limit in limits.items()}
+    set_limits(found.results, limits)
+
+
 def _run(
     console: Console,
     progress: Progress,
@@ -182,38 +207,38 @@ def _run(
     names: list[str],
     limits: dict[int, Limits],
     effort: Effort,
-    kept_to: str | None,
-) -> tuple[list[Result], dict[str, str], bool]:
-    """The results, the versions, and whether it came to its end."""
+    found: Run,
+    keeper: targets.Keeper,
+) -> None:
+    """Add the results and versions to what is found, and keep it after each case."""
     bar = progress.add_task("cases", total=len(chosen), after="")
-    results: list[Result] = []
 
     def tell(case: str, what: str) -> None:
         progress.update(bar, after=f"{case}: {what}")
 
-    with Runner(names, effort, limits, tell, kept_to) as runner:
-        try:
-            for number, case in enumerate(chosen, 1):
-                results.append(runner.run(case))
-                progress.advance(bar)
-                if not console.is_terminal:
-                    ratio = results[-1].ratio
-                    console.print(
-                        f"{number} of {len(chosen)}: {case.id}{'' if ratio is None else f', ratio {ratio:.2f}'}"
-                    )
-        except KeyboardInterrupt:
-            if not results:
-                raise
-        return results, runner.versions, len(results) == len(chosen)
+    with Runner(names, effort, limits, tell, found.environment["isa"]) as runner:
+        for number, case in enumerate(chosen, 1):
+            found.results.append(runner.run(case))
+            versions = {**found.environment["versions"], **runner.versions}
+            found.environment["versions"] = dict(sorted(versions.items()))
+            keeper.keep(found)
+            progress.advance(bar)
+            if not console.is_terminal:
+                ratio = found.results[-1].ratio
+                words = "" if ratio is None else f", ratio {ratio:.2f}"
+                console.print(f"{number} of {len(chosen)}: {case.id}{words}")
 
 
-def _write(console: Console, found: Run, options: argparse.Namespace) -> None:
-    if options.json:
-        found.save(options.json)
-        console.print(f"figures: {options.json}")
-    if options.plot:
-        for path in plots.save(found, options.plot):
+def _say_what_was_written(console: Console, found: Run, keeper: targets.Keeper, plot: Path | None) -> None:
+    if keeper.path and not keeper.problem:
+        console.print(f"figures: {keeper.path}")
+    try:
+        for path in plots.save(found, plot) if plot else ():
             console.print(f"picture: {path}")
+    except OSError as error:
+        raise CommandError(f"--plot: {error}") from error
+    if keeper.problem:
+        raise CommandError(keeper.problem)
 
 
 def _compare(console: Console, first: Path, second: Path) -> int:
@@ -228,17 +253,3 @@ def _compare(console: Console, first: Path, second: Path) -> int:
         raise CommandError(f"{first} and {second} have no case in common that was timed")
     report.show_changes(console, changes, compare.warnings(before, after))
     return 0
-
-
-def _progress(console: Console) -> Progress:
-    """A progress bar that is gone when it is done; without a terminal there is none."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[after]}"),
-    )
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
