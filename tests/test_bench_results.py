@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cases import COMPILED
 
 from fastrnn.__main__ import main
-from fastrnn.bench import cases, machine, targets
+from fastrnn.bench import cases, machine, memory, process, targets
 from fastrnn.bench.cases import Case
+from fastrnn.bench.contenders import contender
 from fastrnn.bench.machine import Limits
 from fastrnn.bench.results import Result, Run
 from fastrnn.bench.runner import Effort, Runner
@@ -185,3 +187,123 @@ def test_a_reader_that_leaves_stops_only_what_writes_no_file(kept: bool, tmp_pat
     assert errors == ""
     assert file.exists() == kept
     assert not kept or len(json.loads(file.read_text())["results"]) == 3
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--memory", "--cells", "gru"], "argument --cells: not allowed with argument --memory"),
+        (["--memory", "--threads", "2"], "argument --threads: not allowed with argument --memory"),
+        (["--memory", "--plot", "a.svg"], "argument --plot: not allowed with argument --memory"),
+        (["--memory", "--contenders", "numpy"], "expected some of numba, cython, pytorch, got numpy"),
+        (["--list", "--json", "a.json"], "argument --json: not allowed with argument --list"),
+        (["--compare", "a.json", "b.json", "--quick"], "argument --quick: not allowed with argument --compare"),
+        (["--compare", "a.json", "b.json", "--memory"], "argument --memory: not allowed with argument --compare"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", *arguments])
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_list_has_those_who_were_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["numpy", "bench_contenders:Missing"]
+    assert main(["bench", "--list", "--cases", "gru-step", "--contenders", *asked]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == ["numpy: here", "bench_contenders:Missing: not installed: no_such_module_anywhere"]
+    assert all(line.startswith("gru-step") for line in lines[:-2])
+    assert main(["bench", "--list", "--contenders", "bench_contenders:Missing"]) == 0  # there is nothing to run
+
+
+def test_the_list_shows_who_is_missing_though_others_are_asked_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(contender("pytorch")), "modules", ("no_such_module_anywhere",))
+    assert main(["bench", "--list", "--contenders", "numpy"]) == 0
+    assert "pytorch" not in capsys.readouterr().out
+    assert main(["bench", "--list"]) == 0
+    assert "pytorch: not installed: no_such_module_anywhere" in capsys.readouterr().out
+
+
+def test_the_list_of_what_memory_is_measured_of(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "measure", lambda *_: pytest.fail("measured"))
+    assert main(["bench", "--memory", "--list"]) == 0
+    text = capsys.readouterr().out
+    assert "pytorch: inference" in text or "pytorch: not installed" in text
+    assert "onnxruntime" not in text and "lstm-step" not in text
+
+
+def test_what_is_missing_and_what_is_enough(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["bench", "--quick"]) == 1
+    assert "rich missing: `pip install rich` is enough" in capsys.readouterr().err
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.needs("numba")
+@pytest.mark.parametrize("broken", ["pytorch", "numba"])
+def test_who_breaks_costs_others_no_memory_figures(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = process.environment
+
+    def environment(name: str, *rest: Any) -> dict[str, str]:
+        return {**right(name, *rest), **({"PYTHONHOME": "/no/such/python"} if name == broken else {})}
+
+    monkeypatch.setattr("fastrnn.bench.memory.process.environment", environment)
+    monkeypatch.setattr(memory, "WAYS", {"inference": None, "training": None})
+    for name in ("numba", "pytorch"):
+        monkeypatch.setattr(type(contender(name)), "modules", ())
+    monkeypatch.setattr(memory, "_use", _without_torch(memory._use, broken))
+    file = tmp_path / "run.json"
+    code = main(["bench", "--memory", "--quick", "--contenders", "numba,pytorch", "--json", str(file)])
+    assert code == int(broken == "numba")  # that a peer breaks is not our fault
+    text = capsys.readouterr().out
+    assert "4 of 4: pytorch, training" in text
+    assert f"failed: {contender(broken).title}, training:" in text
+    run = Run.load(file)
+    assert [bool(use["reason"]) for use in run.memory] == [use["contender"] == broken for use in run.memory]
+    assert run.quick and not run.interrupted
+    assert "torch" in run.environment["versions"]
+
+
+def _without_torch(right: Any, broken: str) -> Any:
+    """As in `memory`, where nothing but the broken one is started."""
+
+    def use(name: str, way: str, size: memory.Size) -> memory.Use:
+        return right(name, way, size) if name == broken else memory.Use(name, way, 9_000_000, None, None, 0.5)
+
+    return use
+
+
+def test_an_interrupted_measurement_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[int] = []
+
+    def use(name: str, way: str, size: memory.Size) -> memory.Use:
+        _interrupted_at(2, calls)
+        return memory.Use(name, way, 9_000_000, None, None, 0.5)
+
+    monkeypatch.setattr(memory, "_use", use)
+    file = tmp_path / "run.json"
+    assert main(["bench", "--memory", "--contenders", COMPILED[0], "--json", str(file)]) == 130
+    assert "interrupted: 1 of 3 were complete" in capsys.readouterr().out
+    assert Run.load(file).interrupted
+
+
+def test_megabytes_are_those_of_fastrnn_info() -> None:
+    assert memory.megabytes(1_193_000_000) == "1,193"

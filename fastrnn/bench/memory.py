@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import gc
 import importlib
+import importlib.metadata
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ import numpy as np
 
 import fastrnn
 from fastrnn.bench import process
+from fastrnn.bench.contenders import contender
 
 CONTENDERS = ("numba", "cython", "pytorch")
 WAYS = {"inference": None, "training": None, "training, checkpoint_every=32": 32}
-_MB = 1 << 20
+_MB = 10**6  # as in `fastrnn info`
 
 
 @dataclass(frozen=True)
@@ -43,49 +45,58 @@ class Use:
     Attributes
     ----------
     contender, way : str
-    peak : int
-        Bytes beyond what was there before the call, at most.
+    peak : int or None
+        Bytes beyond what was there before the call, at most; None if it broke.
     held : int or None
         Bytes of this that forward left for backward, y included.
     tape : int or None
         What our tape says that it holds.
-    seconds : float
+    seconds : float or None
         Of the one call.
+    reason : str
+        Why there are no figures.
     """
 
     contender: str
     way: str
-    peak: int
-    held: int | None
-    tape: int | None
-    seconds: float
+    peak: int | None = None
+    held: int | None = None
+    tape: int | None = None
+    seconds: float | None = None
+    reason: str = ""
 
 
-def measure(names: Sequence[str], size: Size, tell: Callable[[str], None] = lambda what: None) -> list[Use]:
-    """All ways of those contenders that can be measured here, one after the other.
+def ways(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Contenders and what is measured of them, one after the other."""
+    return [(name, way) for name in names for way in WAYS if name != "pytorch" or WAYS[way] is None]
 
-    Raises
-    ------
-    RuntimeError
-        If a process ends before its time; the message has the last that it said.
-    """
-    found = []
-    for name in names:
-        for way in WAYS:
-            if name not in CONTENDERS or (name == "pytorch" and WAYS[way] is not None):
-                continue
-            tell(f"{name}: {way}")
-            program = (
-                f"import sys; sys.path[:] = {sys.path!r}; from fastrnn.bench.memory import main; main(sys.argv[1])"
-            )
-            request = json.dumps({"name": name, "way": way, "size": asdict(size)})
-            command = [sys.executable, "-c", program, request]
-            done = subprocess.run(
-                command, env=process.environment(name, 1), capture_output=True, text=True, check=False
-            )
-            if done.returncode:
-                raise RuntimeError(f"{name}, {way}: {(done.stderr.strip().splitlines() or ['it broke'])[-1]}")
-            found.append(Use(name, way, **json.loads(done.stdout.splitlines()[-1])))
+
+def measure(names: Sequence[str], size: Size, tell: Callable[[str], None] = lambda what: None) -> Iterator[Use]:
+    """All ways of some of `CONTENDERS`, each as soon as it is known; one that breaks costs the others nothing."""
+    for name, way in ways(names):
+        tell(f"{name}: {way}")
+        yield _use(name, way, size)
+
+
+def _use(name: str, way: str, size: Size) -> Use:
+    program = f"import sys; sys.path[:] = {sys.path!r}; from fastrnn.bench.memory import main; main(sys.argv[1])"
+    request = json.dumps({"name": name, "way": way, "size": asdict(size)})
+    command = [sys.executable, "-c", program, request]
+    done = subprocess.run(command, env=process.environment(name, 1), capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"its process has ended with exit code {done.returncode}"]
+        return Use(name, way, reason=said[-1][:200])
+    return Use(name, way, **json.loads(done.stdout.splitlines()[-1]))
+
+
+def versions(names: Sequence[str]) -> dict[str, str]:
+    """Of the packages of some contenders, which are not imported for it."""
+    found = {}
+    for package in (package for name in names for package in contender(name).packages):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "unknown"
     return found
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fastrnn.bench import memory
@@ -73,8 +74,12 @@ def show_memory(console: Console, uses: Sequence[memory.Use], size: memory.Size)
         table.add_column(name, justify="right")
     for use in uses:
         figures = [memory.megabytes(count) for count in (use.peak, use.held, use.tape)]
-        table.add_row(contender(use.contender).title, use.way, *figures, _digits(use.seconds))
+        took = "-" if use.seconds is None else _digits(use.seconds)
+        table.add_row(contender(use.contender).title, use.way, *figures, took)
     console.print(table)
+    for use in uses:
+        if use.reason:
+            console.print(f"[red]failed: {contender(use.contender).title}, {use.way}:[/]", escape(use.reason))
 
 
 def show_changes(console: Console, changes: Sequence[Change], warnings: Sequence[str]) -> None:

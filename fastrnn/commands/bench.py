@@ -6,7 +6,6 @@ import argparse
 import importlib.util
 import os
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,17 +14,26 @@ from fastrnn.bench.cases import Case
 from fastrnn.bench.machine import Limits
 from fastrnn.bench.results import Run
 from fastrnn.bench.runner import QUICK, Effort, Runner, set_limits
-from fastrnn.commands import CommandError, at_least
+from fastrnn.commands import CommandError, at_least, bench_memory
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
+
+# What an option that stands for something else than measuring speed goes with.
+_CHOICES = ("quick", "contenders", "threads", "cells", "modes", "groups", "isa", "cases")
+_GOES_WITH: dict[str, tuple[str, ...]] = {
+    "compare": (),
+    "memory": ("quick", "contenders", "list", "json"),
+    "list": ("memory", *_CHOICES),
+}
 
 HELP = "compare the speed with NumPy, PyTorch, ONNX Runtime and others that are installed"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
+    parser.set_defaults(refuse=parser.error)
     parser.epilog = "Groups: " + "; ".join(f"{name}, {text}" for name, text in cases.GROUPS.items()) + "."
     parser.add_argument("--quick", action="store_true", help="a few cases, a minute or two")
     parser.add_argument(
@@ -57,6 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run it; the exit code: 0, 1 if one of our own outputs is wrong, 130 after Ctrl-C."""
+    _check_combination(options)
     _check_packages(options)
     _check_targets(options)
     from fastrnn.bench.console import make
@@ -64,16 +73,20 @@ def run(options: argparse.Namespace) -> int:
     console = make(patient=options.json is not None or options.plot is not None)
     if options.compare:
         return _compare(console, *options.compare)
-    chosen = _cases(options)
-    names, missing = _contenders(options.contenders, options.isa)
+    names, missing = _contenders(options)
+    chosen = [] if options.memory else _cases(options)
     if options.list:
-        return _list(console, chosen, missing)
+        return _list(console, chosen, names, missing, options.memory)
+    if not names:
+        raise CommandError("no contender is here: " + "; ".join(f"{name}: {why}" for name, why in missing.items()))
     with targets.terminated_is_interrupted():
-        return (_memory if options.memory else partial(_speed, chosen=chosen))(console, names, missing, options)
+        if options.memory:
+            return bench_memory.run(console, names, missing, options)
+        return _speed(console, chosen, names, missing, options)
 
 
 def _speed(
-    console: Console, names: list[str], missing: dict[str, str], options: argparse.Namespace, chosen: list[Case]
+    console: Console, chosen: list[Case], names: list[str], missing: dict[str, str], options: argparse.Namespace
 ) -> int:
     """Measure the speed, and write it."""
     from fastrnn.bench import report
@@ -105,24 +118,13 @@ def _speed(
     return int(any(entry.status in ("wrong", "failed") for entry in ours))
 
 
-def _memory(console: Console, names: list[str], missing: dict[str, str], options: argparse.Namespace) -> int:
-    """Measure the memory of a long batch, and write it."""
-    from fastrnn.bench import report
-    from fastrnn.bench.console import progress as bars
-
-    size = memory.Size(T=100, H=128) if options.quick else memory.Size()
-    with bars(console) as progress:
-        bar = progress.add_task("memory", total=None, after="")
-        try:
-            uses = memory.measure(names, size, lambda what: progress.update(bar, after=what))
-        except RuntimeError as error:
-            raise CommandError(str(error)) from error
-    report.show_memory(console, uses, size)
-    found = Run(environment.describe({}), {}, missing, [], [{**asdict(size), **asdict(use)} for use in uses])
-    if options.json:
-        found.save(options.json)
-        console.print(f"figures: {options.json}")
-    return 0
+def _check_combination(options: argparse.Namespace) -> None:
+    """An option that would do nothing is a mistake, and is told as one."""
+    for mode, others in _GOES_WITH.items():
+        if getattr(options, mode):
+            for name in (*_CHOICES, "memory", "list", "json", "plot"):
+                if name not in (mode, *others) and getattr(options, name):
+                    options.refuse(f"argument --{name}: not allowed with argument --{mode}")
 
 
 def _check_packages(options: argparse.Namespace) -> None:
@@ -130,7 +132,10 @@ def _check_packages(options: argparse.Namespace) -> None:
     wanted = ["rich"] + (["matplotlib"] if options.plot else [])
     missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     if missing:
-        raise CommandError(f"{' and '.join(missing)} missing; to install what it needs: pip install 'fastrnn[bench]'")
+        raise CommandError(
+            f"{' and '.join(missing)} missing: `pip install {' '.join(missing)}` is enough to compare with what is "
+            "here; `pip install 'fastrnn[bench]'` installs all contenders, too"
+        )
     if options.plot and options.plot.suffix not in ("", ".svg", ".png"):
         raise CommandError(f"--plot: expected a name that ends in .svg or .png, got {str(options.plot)!r}")
 
@@ -156,31 +161,39 @@ def _cases(options: argparse.Namespace) -> list[Case]:
     return sorted(chosen, key=lambda case: case.threads)  # one process of a contender serves all of these
 
 
-def _contenders(asked: list[str] | None, kept_to: str | None) -> tuple[list[str], dict[str, str]]:
+def _contenders(options: argparse.Namespace) -> tuple[list[str], dict[str, str]]:
     """Who runs, and who does not and why."""
-    names = [name for text in asked or contenders.NAMES for name in text.split(",")]
-    if kept_to:  # before Numba is imported: this process measures the machine with it
-        os.environ.update(isa.variables(kept_to, "numba") or {})
+    usual = memory.CONTENDERS if options.memory else contenders.NAMES
+    names = [name for text in options.contenders or usual for name in text.split(",")]
+    if options.memory and not set(names) <= set(usual):
+        others = ", ".join(name for name in names if name not in usual)
+        options.refuse(f"argument --contenders: with --memory expected some of {', '.join(usual)}, got {others}")
+    if options.isa:  # before Numba is imported: this process measures the machine with it
+        os.environ.update(isa.variables(options.isa, "numba") or {})
     try:
         reasons = {name: contenders.contender(name).unavailable() for name in names}
     except (ValueError, ImportError, AttributeError) as error:
         raise CommandError(str(error)) from error
-    if kept_to:
-        unlimited = [name for name in names if isa.variables(kept_to, name) is None]
-        reasons |= dict.fromkeys(unlimited, f"it cannot be kept to {kept_to}")
+    if options.isa:
+        unlimited = [name for name in names if isa.variables(options.isa, name) is None]
+        reasons |= dict.fromkeys(unlimited, f"it cannot be kept to {options.isa}")
     missing = {name: reason for name, reason in reasons.items() if reason is not None}
-    available = [name for name in reasons if name not in missing]
-    if not available:
-        raise CommandError("no contender is here: " + "; ".join(f"{name}: {why}" for name, why in missing.items()))
-    return available, missing
+    return [name for name in reasons if name not in missing], missing
 
 
-def _list(console: Console, chosen: list[Case], missing: dict[str, str]) -> int:
+def _list(console: Console, chosen: list[Case], names: list[str], missing: dict[str, str], of_memory: bool) -> int:
     for case in chosen:
         console.print(f"{case.id}  [dim]{', '.join(case.groups)}[/]")
-    for name in contenders.NAMES:
+    for name, way in memory.ways(names) if of_memory else ():
+        console.print(f"{name}: {way}")
+    for name in sorted({*names, *missing}, key=_place):
         console.print(f"{name}: {missing.get(name, 'here')}", style="dim" if name in missing else None)
     return 0
+
+
+def _place(name: str) -> int:
+    """Where a contender stands in the list of all; those from elsewhere come last."""
+    return contenders.NAMES.index(name) if name in contenders.NAMES else len(contenders.NAMES)
 
 
 def _measure(progress: Progress, chosen: list[Case], quick: bool) -> dict[int, Limits]:
