@@ -16,11 +16,11 @@ import pytest
 from cases import COMPILED
 
 from fastrnn.__main__ import main
-from fastrnn.bench import cases, machine, memory, process, targets
+from fastrnn.bench import cases, compare, machine, memory, process, targets
 from fastrnn.bench.cases import Case
 from fastrnn.bench.contenders import contender
 from fastrnn.bench.machine import Limits
-from fastrnn.bench.results import Result, Run
+from fastrnn.bench.results import Entry, Result, Run
 from fastrnn.bench.runner import Effort, Runner
 
 ONE = Limits(1, 286e9, ((1 << 15, 600e9), (1 << 27, 42e9)), 1.7e-10)
@@ -307,3 +307,71 @@ def test_an_interrupted_measurement_of_memory(
 
 def test_megabytes_are_those_of_fastrnn_info() -> None:
     assert memory.megabytes(1_193_000_000) == "1,193"
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run() -> Run:
+    """Two cases of two contenders."""
+    names = ("lstm-step-B16-H128", "gru-forward-T128-B16-H128")
+    return Run({"processor": "A processor", "cores": 2, "versions": {}}, {}, {}, [_result(name) for name in names])
+
+
+def _result(name: str, **times: float) -> Result:
+    found = times or {"numba": 2e-6, "pytorch": 5e-6}
+    entries = [Entry(who, "ok", minimum=time, median=1.1 * time, busy=1.0) for who, time in found.items()]
+    return Result(cases.by_id(name), entries)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("environment", []),
+        ("environment.versions", [1]),
+        ("machine", {"1": {"peak": 1}}),
+        ("results", {}),
+        ("memory", 3),
+        ("quick", "yes"),
+        ("results.0", None),
+        ("results.0.case", "lstm"),
+        ("results.0.case.cell", 3),
+        ("results.0.case.layers", "two"),
+        ("results.0.entries", 5),
+        ("results.0.entries.0.minimum", 0),
+        ("results.0.entries.0.minimum", None),
+        ("results.0.entries.0.minimum", "fast"),
+        ("results.0.entries.0.median", -1.0),
+        ("results.0.entries.0.contender", []),
+        ("results.0.limit", 0),
+        ("results.0.latency", {"numba": {"p50": 0}}),
+        ("results.0.latency", [1]),
+    ],
+)
+def test_a_damaged_file_is_told_in_a_sentence(
+    path: str, value: Any, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data: Any = json.loads(run.text())
+    *parts, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    place = data
+    for part in parts:
+        place = place[part]
+    place[last] = value
+    good, bad = tmp_path / "good.json", tmp_path / "bad.json"
+    run.save(good)
+    bad.write_text(json.dumps(data))
+    assert main(["bench", "--compare", str(good), str(bad)]) == 1
+    assert "bad.json: expected a file that `fastrnn bench --json` wrote" in capsys.readouterr().err
+
+
+def test_runs_of_other_lengths_are_compared_with_a_note(run: Run) -> None:
+    quick = dataclasses.replace(run, quick=True, interrupted=True, effort={"rounds": 10})
+    assert compare.warnings(run, quick) == [
+        "how long was measured: full and quick",
+        "the second run was interrupted",
+    ]
+    longer = dataclasses.replace(quick, effort={"rounds": 20}, interrupted=False)
+    assert compare.warnings(longer, quick)[0] == "rounds: 20 and 10"
+    kept = dataclasses.replace(run, environment={**run.environment, "isa": "avx2"})
+    assert compare.warnings(run, kept) == ["isa: None and avx2"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from fastrnn.bench.results import Result, Run, geometric_mean
 
@@ -51,20 +52,34 @@ def compare(before: Run, after: Run) -> list[Change]:
 
 
 def warnings(before: Run, after: Run) -> list[str]:
-    """What else differs: another processor, other versions, cases that only one of them has."""
+    """What else differs: another processor, other versions, cases that only one of them has, how long was measured."""
     found = []
-    for name in ("processor", "cores", "cpu_name"):
+    for name in ("processor", "cores", "cpu_name", "isa"):
         a, b = before.environment.get(name), after.environment.get(name)
         if a != b:
             found.append(f"{name}: {a} and {b}")
-    versions = [run.environment.get("versions", {}) for run in (before, after)]
-    for name in sorted(set(versions[0]) & set(versions[1])):
-        if versions[0][name] != versions[1][name]:
-            found.append(f"{name}: {versions[0][name]} and {versions[1][name]}")
+    found += _different(*(run.environment.get("versions", {}) for run in (before, after)))
+    if before.quick != after.quick:
+        found.append(f"how long was measured: {_length(before)} and {_length(after)}")
+    else:
+        found += _different(before.effort, after.effort)
+    for name, run in (("first", before), ("second", after)):
+        if run.interrupted:
+            found.append(f"the {name} run was interrupted")
     ids = [{result.case.id for result in run.results} for run in (before, after)]
     if ids[0] != ids[1]:
         found.append(f"{len(ids[0] ^ ids[1])} cases are in one of the runs only")
     return found
+
+
+def _different(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Of what both know."""
+    both = sorted(set(before) & set(after))
+    return [f"{name}: {before[name]} and {after[name]}" for name in both if before[name] != after[name]]
+
+
+def _length(run: Run) -> str:
+    return "quick" if run.quick else "full"
 
 
 def overall(changes: list[Change]) -> float:

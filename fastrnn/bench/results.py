@@ -9,9 +9,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastrnn.bench.cases import Case
+from fastrnn.bench.cases import CELLS, MODES, Case
+from fastrnn.bench.machine import Limits
 
 FORMAT = 1
+_NO_RUN = "expected a file that `fastrnn bench --json` wrote"
+_KINDS: dict[str, type] = {"environment": dict, "machine": dict, "missing": dict, "results": list}
+_LATER: dict[str, type] = {"memory": list, "quick": bool, "interrupted": bool, "effort": dict}  # not in older files
 
 
 @dataclass
@@ -166,14 +170,11 @@ class Run:
             If the file is something else.
         """
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            if data["format"] != FORMAT:
-                raise ValueError(f"format {data['format']}")
-            results = [_from_json(result) for result in data["results"]]
-            later = {name: data[name] for name in ("memory", "quick", "interrupted", "effort") if name in data}
-            return cls(data["environment"], data["machine"], data["missing"], results, **later)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: expected a file that `fastrnn bench --json` wrote: {error}") from error
+            return _checked(json.loads(path.read_text(encoding="utf-8")))
+        except KeyError as error:
+            raise ValueError(f"{path}: {_NO_RUN}: {error} is missing") from error
+        except (AttributeError, RecursionError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {_NO_RUN}: {error}") from error
 
 
 def _to_json(result: Result) -> dict[str, Any]:
@@ -183,9 +184,55 @@ def _to_json(result: Result) -> dict[str, Any]:
     return {"case": result.case.to_json(), **data, **ratio, "entries": entries}
 
 
+def _checked(data: dict[str, Any]) -> Run:
+    """The run, whose values are what they should be: whoever reads them divides by times and looks up names."""
+    if data["format"] != FORMAT:
+        raise ValueError(f"format {data['format']}")
+    fields = {name: data[name] for name in _KINDS} | {name: data[name] for name in _LATER if name in data}
+    for name, value in fields.items():
+        _expect(isinstance(value, (_KINDS | _LATER)[name]), name, value)
+    versions = fields["environment"].get("versions", {})
+    _expect(isinstance(versions, dict), "versions", versions)
+    for limits in fields["machine"].values():
+        Limits.from_json(limits)
+    return Run(**{**fields, "results": [_from_json(result) for result in fields["results"]]})
+
+
 def _from_json(data: dict[str, Any]) -> Result:
     kept = {name: data[name] for name in ("limit", "limit_activations", "handover", "latency")}
-    return Result(Case.from_json(data["case"]), [Entry(**entry) for entry in data["entries"]], **kept)
+    for name in ("limit", "limit_activations", "handover"):
+        _expect(kept[name] is None or _is_time(kept[name]), name, kept[name])
+    for times in kept["latency"].values():
+        for share in ("p50", "p99", "p99.9"):
+            _expect(_is_time(times[share]), share, times[share])
+    return Result(_case(data["case"]), [_entry(entry) for entry in data["entries"]], **kept)
+
+
+def _case(data: dict[str, Any]) -> Case:
+    case = Case.from_json(data)
+    for name, known in (("cell", CELLS), ("mode", MODES), ("dtype", ("float32", "float64"))):
+        _expect(getattr(case, name) in known, name, getattr(case, name))
+    for name in ("T", "B", "I", "H", "layers", "directions", "threads"):
+        value = getattr(case, name)
+        _expect(isinstance(value, int) and value > 0, name, value)
+    return case
+
+
+def _entry(data: dict[str, Any]) -> Entry:
+    entry = Entry(**data)
+    _expect(isinstance(entry.contender, str), "contender", entry.contender)
+    for name in ("minimum", "median") if entry.status == "ok" else ():
+        _expect(_is_time(getattr(entry, name)), name, getattr(entry, name))
+    return entry
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, (int, float)) and 0 < value < math.inf
+
+
+def _expect(right: bool, name: str, value: Any) -> None:
+    if not right:
+        raise ValueError(f"{name} is {str(value)[:40]!r}")
 
 
 def _rounded(value: Any) -> Any:
