@@ -110,6 +110,25 @@ def test_the_readme_is_changed_between_the_markers_only(tmp_path: Path, run: Run
     assert readme.read_text() == "no markers"
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"results": [], "memory": [{"peak": 1}]}, "it has no times of ours beside a peer's, but memory"),
+        ({"quick": True}, "it was a quick one"),
+        ({"interrupted": True}, "it was interrupted"),
+    ],
+)
+def test_a_poor_run_does_not_get_into_the_readme(
+    changed: dict[str, Any], message: str, tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme, figures = tmp_path / "README.md", tmp_path / "run.json"
+    readme.write_text(f"{markdown.BEGIN}\nold\n{markdown.END}\n")
+    dataclasses.replace(run, **changed).save(figures)
+    assert _script("update_readme").main([str(figures), str(readme)]) == 1
+    assert message in capsys.readouterr().err
+    assert "old" in readme.read_text()
+
+
 def _script(name: str) -> Any:
     path = Path(__file__).parent.parent / "benchmarks" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
