@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fastrnn.bench import memory
+from fastrnn.bench.columns import Columns
 from fastrnn.bench.compare import Change, overall
 from fastrnn.bench.contenders import contender
 from fastrnn.bench.machine import Limits
@@ -48,13 +49,13 @@ def show_machine(console: Console, machine: dict[int, Limits]) -> None:
 def show_results(console: Console, run: Run) -> None:
     """A table for each mode and number of threads, then latency, what went wrong, and the sum of it."""
     for title, results in groups(run.results):
-        console.print(_table(title, results))
+        _table(title, results).show(console)
     latency = [result for result in run.results if result.latency]
     if latency:
-        console.print(_latency_table(latency))
+        _latency_table(latency).show(console)
     pairs = denormal_pairs(run.results)
     if pairs:
-        console.print(_denormal_table(pairs))
+        _pairs_table("time with denormal numbers over that with usual ones", pairs).show(console)
     _show_problems(console, run)
     ratios = [result.ratio for result in run.results if result.ratio is not None]
     if ratios:
@@ -69,14 +70,12 @@ def show_results(console: Console, run: Run) -> None:
 def show_memory(console: Console, uses: Sequence[memory.Use], size: memory.Size) -> None:
     """What a long batch takes."""
     title = f"memory beyond weights, x and dy: LSTM T{size.T} B{size.B} H{size.H}, MB"
-    table = Table("", "", title=title, title_justify="left", padding=(0, 0, 0, 1))
-    for name in ("peak", "held for backward", "of it our tape", "seconds"):
-        table.add_column(name, justify="right")
+    table = Columns(title, ["", "", "peak", "held for backward", "of it our tape", "seconds"], labels=2)
     for use in uses:
         figures = [memory.megabytes(count) for count in (use.peak, use.held, use.tape)]
         took = "-" if use.seconds is None else _digits(use.seconds)
-        table.add_row(contender(use.contender).title, use.way, *figures, took)
-    console.print(table)
+        table.add(contender(use.contender).title, use.way, *figures, took)
+    table.show(console)
     for use in uses:
         if use.reason:
             console.print(f"[red]failed: {contender(use.contender).title}, {use.way}:[/]", escape(use.reason))
@@ -86,11 +85,10 @@ def show_changes(console: Console, changes: Sequence[Change], warnings: Sequence
     """The comparison of two runs."""
     for text in warnings:
         console.print(f"[yellow]not the same in both: {text}[/]")
-    table = Table("case", title=None)
-    for name in ("before", "after", "peers' speed", "our speed, peers' taken out", "ratio before", "ratio after", ""):
-        table.add_column(name, justify="right")
+    times = ["before", "after", "peers' speed", "our speed, peers' taken out"]
+    table = Columns("", ["case", *times, "ratio before", "ratio after", "verdict"])
     for change in changes:
-        table.add_row(
+        table.add(
             change.id,
             seconds(change.before),
             seconds(change.after),
@@ -99,23 +97,20 @@ def show_changes(console: Console, changes: Sequence[Change], warnings: Sequence
             _times(change.ratio_before),
             _times(change.ratio_after),
             change.verdict,
-            style={"faster": "green", "slower": "red"}.get(change.verdict),
+            style={"faster": "green", "slower": "red"}.get(change.verdict, ""),
         )
-    console.print(table)
+    table.show(console)
     if changes:
         console.print(f"{overall(list(changes)):.3f} times as fast in geometric mean over {len(changes)} cases.")
 
 
-def _table(title: str, results: Sequence[Result]) -> Table:
+def _table(title: str, results: Sequence[Result]) -> Columns:
     names = list(dict.fromkeys(entry.contender for result in results for entry in result.timed()))
     unit, scale = ("us", 1e6) if results[0].case.mode == "step" else ("ms", 1e3)
-    table = Table(title=f"{title}, {unit}", title_justify="left", padding=(0, 0, 0, 1))
-    table.add_column("case", no_wrap=True)
-    for name in ("ratio", "of medians", "limit", "reached", *(contender(name).title for name in names)):
-        table.add_column(name, justify="right")
     two = any(result.handover is not None for result in results)
-    if two:
-        table.add_column("handover, ns", justify="right")
+    header = ["case", "ratio", "of medians", "limit", "reached", *(contender(name).title for name in names)]
+    table = Columns(f"{title}, {unit}", [*header, "handover, ns"] if two else header)
+    table.caption = "Of each contender the minimum and, below it, the median."
     for result in losses_first(results):
         best, limit = result.best_peer(), result.fraction
         times = {
@@ -133,45 +128,51 @@ def _table(title: str, results: Sequence[Result]) -> Table:
             "-" if limit is None else f"{limit:.0%}",
             *(times.get(name, "-") for name in names),
         ]
-        table.add_row(*row, *(["-" if result.handover is None else f"{result.handover * 1e9:.0f}"] if two else []))
-    table.caption, table.caption_justify = "Of each contender the minimum and, below it, the median.", "left"
+        table.add(*row, *(["-" if result.handover is None else f"{result.handover * 1e9:.0f}"] if two else []))
     return table
 
 
-def _latency_table(results: Sequence[Result]) -> Table:
-    table = Table("one step of one row", "", title="latency", title_justify="left", padding=(0, 0, 0, 1))
-    for name in ("p50", "p99", "p99.9", "times real time"):
-        table.add_column(name, justify="right")
+def _latency_table(results: Sequence[Result]) -> Columns:
+    table = Columns("latency", ["one step of one row", "", "p50", "p99", "p99.9", "times real time"], labels=2)
+    table.caption = "Real time is a step every 10 ms, as in audio."
     for result in results:
         label = f"{result.case.label}{'' if result.case.threads == 1 else f' t{result.case.threads}'}"
         for name, found in result.latency.items():
             values = [seconds(found[key]) for key in ("p50", "p99", "p99.9")]
-            table.add_row(label, contender(name).title, *values, f"{0.01 / found['p50']:,.0f}")
+            table.add(label, contender(name).title, *values, f"{0.01 / found['p50']:,.0f}")
             label = ""
-    table.caption, table.caption_justify = "Real time is a step every 10 ms, as in audio.", "left"
     return table
 
 
-def denormal_pairs(results: Sequence[Result]) -> list[tuple[str, dict[str, float]]]:
+Pairs = list[tuple[str, dict[str, float]]]
+
+
+def denormal_pairs(results: Sequence[Result]) -> Pairs:
     """By case, each contender's time with denormal numbers over that with usual ones."""
-    usual = {result.case.id: result for result in results if not result.case.denormal}
-    found = []
-    for result in results:
-        other = usual.get(replace(result.case, denormal=False).id)
-        if result.case.denormal and other is not None:
-            before = {entry.contender: entry.minimum for entry in other.timed()}
-            ratios = {e.contender: e.minimum / before[e.contender] for e in result.timed() if e.contender in before}
-            found.append((other.case.id, ratios))
-    return found
+    return [
+        (usual.case.id, _over(result, usual, 1.0))
+        for result in results
+        if result.case.denormal and (usual := _twin(result, results, denormal=False)) is not None
+    ]
 
 
-def _denormal_table(pairs: Sequence[tuple[str, dict[str, float]]]) -> Table:
+def _twin(result: Result, results: Sequence[Result], **changed: bool) -> Result | None:
+    """The case that differs in this alone, if the run has it."""
+    wanted = replace(result.case, **changed).id  # type: ignore[arg-type]
+    return next((other for other in results if other.case.id == wanted), None)
+
+
+def _over(result: Result, other: Result, share: float) -> dict[str, float]:
+    """The times of those who were timed in both, over a share of the other's."""
+    before = {entry.contender: entry.minimum for entry in other.timed()}
+    return {e.contender: e.minimum / (share * before[e.contender]) for e in result.timed() if e.contender in before}
+
+
+def _pairs_table(title: str, pairs: Pairs, caption: str = "") -> Columns:
     names = list(dict.fromkeys(name for _, ratios in pairs for name in ratios))
-    table = Table("case", title="time with denormal numbers over that with usual ones", title_justify="left")
-    for name in names:
-        table.add_column(contender(name).title, justify="right")
+    table = Columns(title, ["case", *(contender(name).title for name in names)], caption=caption)
     for case, ratios in pairs:
-        table.add_row(case, *(_times(ratios.get(name)) for name in names))
+        table.add(case, *(_times(ratios.get(name)) for name in names))
     return table
 
 

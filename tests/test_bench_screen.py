@@ -1,0 +1,77 @@
+"""What ``fastrnn bench`` prints: that it fits a terminal, and that nothing which matters is left out."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import pytest
+from rich.console import Console
+
+from fastrnn.bench import cases, compare, limits, memory, report
+from fastrnn.bench.cases import Case
+from fastrnn.bench.contenders import NAMES
+from fastrnn.bench.machine import Limits
+from fastrnn.bench.results import Entry, Result, Run
+
+ONE = Limits(1, 286e9, ((1 << 15, 600e9), (1 << 27, 42e9)), 1.7e-10)
+
+
+def _result(case: Case) -> Result:
+    """All contenders, each with other digits, so that a figure which is cut is found."""
+    entries = [
+        Entry(name, "ok", minimum=1.2345e-5 * (place + 1), median=1.3456e-5 * (place + 1), busy=1.0)
+        for place, name in enumerate(NAMES)
+    ]
+    hand = 123e-9 if case.threads > 1 else None
+    latency = {name: {"p50": 1.23e-6, "p99": 45.6e-6, "p99.9": 789e-6} for name in NAMES} if case.B == 1 else {}
+    return Result(case, entries, limits.limit(case, ONE), None, hand, latency)
+
+
+def _shown(width: int, show: str, *arguments: object) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=False)
+    getattr(report, show)(console, *arguments)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def _cells(text: str) -> set[str]:
+    return {cell.strip() for line in text.splitlines() for cell in line.replace("┃", "│").split("│")}
+
+
+@pytest.fixture
+def run() -> Run:
+    """Every case, as in a full run."""
+    return Run({"processor": "A processor"}, {}, {}, [_result(case) for case in cases.CASES])
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 160])
+def test_results_fit_and_no_figure_is_cut(width: int, run: Run) -> None:
+    text = _shown(width, "show_results", run)
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    cells = _cells(text)
+    for result in run.results:
+        assert result.case.label in cells
+        assert f"{result.ratio:.2f}" in cells
+    assert {"12.3", "13.5", "98.8", "108", "789 us", "123"} <= cells
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_a_comparison_and_memory_fit(width: int, run: Run) -> None:
+    changes = compare.compare(run, run)
+    text = _shown(width, "show_changes", changes, [])
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    assert {change.id for change in changes} | {"12.3 us", "3.00", "1.00"} <= _cells(text)
+    uses = [memory.Use("numba", way, 1_340_000_000, 1_193_000_000, 1_062_000_000, 38.4) for way in memory.WAYS]
+    text = _shown(width, "show_memory", uses, memory.Size())
+    assert "…" not in text
+    assert {*memory.WAYS, "1,340", "1,193", "1,062", "38.4"} <= _cells(text)
+
+
+def test_what_has_room_is_one_table(run: Run) -> None:
+    wide = _shown(200, "show_results", run)
+    assert "continued" not in wide
+    assert "handover, ns" in wide
+    assert "one step, 1 thread, us, continued" in _shown(80, "show_results", run).replace("\n", " ")
