@@ -75,3 +75,26 @@ def test_what_has_room_is_one_table(run: Run) -> None:
     assert "continued" not in wide
     assert "handover, ns" in wide
     assert "one step, 1 thread, us, continued" in _shown(80, "show_results", run).replace("\n", " ")
+
+
+def test_ragged_over_its_share_of_padded() -> None:
+    """Of each contender that was timed in both; 1 is no work on padding."""
+    padded = Case("lstm", "forward", 8, 3, 4, 5)
+    ragged = dataclasses.replace(padded, ragged=True)
+    share = ragged.total_steps / padded.total_steps
+    assert share < 0.7
+    both = [
+        Result(padded, [Entry("numba", "ok", minimum=2.0), Entry("pytorch", "ok", minimum=1.0)]),
+        Result(
+            ragged,
+            [Entry("numba", "ok", minimum=2.0 * share), Entry("pytorch", "ok", minimum=9.0), Entry("jax", "ok")],
+        ),
+    ]
+    (pair,) = report.ragged_pairs(both)
+    assert pair[0] == ragged.id
+    assert pair[1] == pytest.approx({"numba": 1.0, "pytorch": 9.0 / share})
+    assert report.ragged_pairs(both[1:]) == []
+    text = _shown(80, "show_results", Run({}, {}, {}, both))
+    assert "time of ragged rows over their share of the padded rows' time" in " ".join(text.split())
+    assert "1.05 is our aim" in " ".join(text.split())
+    assert {"1.00", f"{9.0 / share:.2f}"} <= _cells(text)

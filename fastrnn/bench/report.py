@@ -18,6 +18,7 @@ from fastrnn.bench.machine import Limits
 from fastrnn.bench.markdown import groups, losses_first, seconds
 from fastrnn.bench.results import Result, Run, geometric_mean
 
+RAGGED_AIM = 1.05
 _FOOTPRINTS = (("16 KB", 1 << 14), ("512 KB", 1 << 19), ("8 MB", 1 << 23), ("128 MB", 1 << 27))
 
 
@@ -56,6 +57,10 @@ def show_results(console: Console, run: Run) -> None:
     pairs = denormal_pairs(run.results)
     if pairs:
         _pairs_table("time with denormal numbers over that with usual ones", pairs).show(console)
+    pairs = ragged_pairs(run.results)
+    if pairs:
+        title = "time of ragged rows over their share of the padded rows' time"
+        _pairs_table(title, pairs, f"1.00 is no work at all on padding; {RAGGED_AIM:.2f} is our aim.").show(console)
     _show_problems(console, run)
     ratios = [result.ratio for result in run.results if result.ratio is not None]
     if ratios:
@@ -153,6 +158,15 @@ def denormal_pairs(results: Sequence[Result]) -> Pairs:
         (usual.case.id, _over(result, usual, 1.0))
         for result in results
         if result.case.denormal and (usual := _twin(result, results, denormal=False)) is not None
+    ]
+
+
+def ragged_pairs(results: Sequence[Result]) -> Pairs:
+    """By case, each contender's time of ragged rows over the share of the padded ones' that their valid steps are."""
+    return [
+        (result.case.id, _over(result, padded, result.case.total_steps / padded.case.total_steps))
+        for result in results
+        if result.case.ragged and (padded := _twin(result, results, ragged=False)) is not None
     ]
 
 
