@@ -330,6 +330,7 @@ def _result(name: str, **times: float) -> Result:
     [
         ("environment", []),
         ("environment.versions", [1]),
+        ("environment.variables", "NUMBA_CPU_NAME"),
         ("machine", {"1": {"peak": 1}}),
         ("results", {}),
         ("memory", 3),
@@ -374,4 +375,4 @@ def test_runs_of_other_lengths_are_compared_with_a_note(run: Run) -> None:
     longer = dataclasses.replace(quick, effort={"rounds": 20}, interrupted=False)
     assert compare.warnings(longer, quick)[0] == "rounds: 20 and 10"
     kept = dataclasses.replace(run, environment={**run.environment, "isa": "avx2"})
-    assert compare.warnings(run, kept) == ["isa: None and avx2"]
+    assert compare.warnings(run, kept) == ["instructions: the processor's own; all kept to avx2"]

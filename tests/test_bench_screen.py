@@ -8,7 +8,7 @@ import io
 import pytest
 from rich.console import Console
 
-from fastrnn.bench import cases, compare, limits, memory, report
+from fastrnn.bench import cases, compare, environment, isa, limits, markdown, memory, report
 from fastrnn.bench.cases import Case
 from fastrnn.bench.contenders import NAMES
 from fastrnn.bench.machine import Limits
@@ -98,3 +98,27 @@ def test_ragged_over_its_share_of_padded() -> None:
     assert "time of ragged rows over their share of the padded rows' time" in " ".join(text.split())
     assert "1.05 is our aim" in " ".join(text.split())
     assert {"1.00", f"{9.0 / share:.2f}"} <= _cells(text)
+
+
+@pytest.mark.parametrize(
+    ("kept", "words"),
+    [
+        ({"isa": "avx2", "cpu_name": "haswell"}, "all kept to avx2"),
+        ({"isa": None, "cpu_name": "haswell", "variables": {"FASTRNN_ISA": "avx2"}}, "FASTRNN_ISA=avx2"),
+        ({"isa": None, "cpu_name": "haswell"}, "NUMBA_CPU_NAME=haswell"),
+        ({"isa": None, "cpu_name": "host"}, None),
+    ],
+)
+def test_what_all_were_kept_to_is_said(kept: dict[str, object], words: str | None, run: Run) -> None:
+    run.environment = {**environment.describe({}), "variables": {}, **kept}
+    for text in (_shown(160, "show_environment", run.environment, {}), markdown.render(run, details=False)):
+        assert words is None or words in text
+        assert words is not None or "nstruction" not in text
+
+
+def test_variables_that_were_set_by_hand_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in isa.by_hand():
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NUMBA_CPU_NAME", "haswell")
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")  # a run clears it
+    assert isa.by_hand() == {"NUMBA_CPU_NAME": "haswell"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from fastrnn.bench.markdown import instruction_set
 from fastrnn.bench.results import Result, Run, geometric_mean
 
 NOISE = 0.05  # a change of less than this is none
@@ -54,10 +55,13 @@ def compare(before: Run, after: Run) -> list[Change]:
 def warnings(before: Run, after: Run) -> list[str]:
     """What else differs: another processor, other versions, cases that only one of them has, how long was measured."""
     found = []
-    for name in ("processor", "cores", "cpu_name", "isa"):
+    for name in ("processor", "cores"):
         a, b = before.environment.get(name), after.environment.get(name)
         if a != b:
             found.append(f"{name}: {a} and {b}")
+    kept = [instruction_set(run.environment) or "the processor's own" for run in (before, after)]
+    if kept[0] != kept[1]:
+        found.append(f"instructions: {kept[0]}; {kept[1]}")
     found += _different(*(run.environment.get("versions", {}) for run in (before, after)))
     if before.quick != after.quick:
         found.append(f"how long was measured: {_length(before)} and {_length(after)}")

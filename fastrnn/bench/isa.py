@@ -7,10 +7,13 @@ times as fast as AVX2 can be).
 
 from __future__ import annotations
 
+import os
 import platform
 from typing import Any
 
 import numpy as np
+
+from fastrnn.commands.environment import TUNING
 
 NAMES = ("avx2", "baseline") if platform.machine().lower() in ("x86_64", "amd64") else ()
 # By instruction set and contender. Numba adds the processor's own features to a name that comes without any.
@@ -42,6 +45,12 @@ def variables(isa: str, contender: str) -> dict[str, str] | None:
         wider = [name for name in numpy_features() if isa == "baseline" or "AVX512" in name or name == "X86_V4"]
         return {**found, "NPY_DISABLE_CPU_FEATURES": " ".join(wider)}
     return found
+
+
+def by_hand() -> dict[str, str]:
+    """Those of these variables that whoever runs this has set, and that a run does not clear."""
+    known = {name for of_all in _VARIABLES.values() for of_one in of_all.values() for name in of_one}
+    return {name: os.environ[name] for name in sorted(known - set(TUNING)) if name in os.environ}
 
 
 def numpy_features() -> list[str]:

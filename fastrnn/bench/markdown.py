@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from fastrnn.bench.contenders import contender
 from fastrnn.bench.results import Result, Run, geometric_mean
@@ -60,6 +61,15 @@ def seconds(value: float | None) -> str:
     return "-"
 
 
+def instruction_set(environment: dict[str, Any]) -> str | None:
+    """What the contenders were kept to, in words; None where each of them uses what the processor has."""
+    if environment.get("isa"):
+        return f"all kept to {environment['isa']}"
+    name = environment.get("cpu_name") or "host"
+    found = environment.get("variables") or ({} if name == "host" else {"NUMBA_CPU_NAME": name})
+    return ", ".join(f"{name}={value}" for name, value in found.items()) or None
+
+
 def losses_first(results: Sequence[Result]) -> list[Result]:
     """Those that lose, the worst one first, then all others as they were."""
     losing = [result for result in results if (result.ratio or 1.0) < 1.0]
@@ -97,12 +107,13 @@ def _summary(run: Run) -> str:
 def _where(run: Run) -> str:
     machine, versions = run.environment, run.environment.get("versions", {})
     listed = ", ".join(f"{name} {number}" for name, number in versions.items() if name not in ("llvmlite", "jaxlib"))
+    kept = instruction_set(machine)
     text = (
-        f"{machine.get('processor', 'unknown processor')}, {machine.get('cores', '?')} cores; {listed}. The speed is "
-        "the best peer's minimum time over ours, all contenders taking turns within one run, and its geometric mean "
-        "over the sizes. The limit is the machine's roofline, from its measured multiply-adds and bandwidth, in which "
-        "activations and calls are free: what is beyond it reads faster than the loops that measured. How fast it "
-        "would be, likewise, stands beside ours."
+        f"{machine.get('processor', 'unknown processor')}, {machine.get('cores', '?')} cores; {listed}. "
+        f"{f'Instruction set: {kept}. ' if kept else ''}The speed is the best peer's minimum time over ours, all "
+        "contenders taking turns within one run, and its geometric mean over the sizes. The limit is the machine's "
+        "roofline, from its measured multiply-adds and bandwidth, in which activations and calls are free: what is "
+        "beyond it reads faster than the loops that measured. How fast it would be, likewise, stands beside ours."
     )
     missing = "; ".join(f"{contender(name).title}: {reason}" for name, reason in run.missing.items())
     return text + (f" Not measured: {missing}." if missing else "")

@@ -15,7 +15,7 @@ from fastrnn.bench.columns import Columns
 from fastrnn.bench.compare import Change, overall
 from fastrnn.bench.contenders import contender
 from fastrnn.bench.machine import Limits
-from fastrnn.bench.markdown import groups, losses_first, seconds
+from fastrnn.bench.markdown import groups, instruction_set, losses_first, seconds
 from fastrnn.bench.results import Result, Run, geometric_mean
 
 RAGGED_AIM = 1.05
@@ -28,6 +28,9 @@ def show_environment(console: Console, environment: dict[str, Any], missing: dic
         "processor": f"{environment['processor']}, {environment['cores']} cores",
         "software": ", ".join(f"{name} {number}" for name, number in environment["versions"].items()),
     }
+    kept = instruction_set(environment)
+    if kept is not None:
+        rows["instructions"] = f"[yellow]{kept}[/]"
     if environment["cleared"]:
         rows["cleared"] = f"{', '.join(environment['cleared'])}: with them NumPy is not itself"
     if environment["load"] is not None and environment["load"] > 0.5:

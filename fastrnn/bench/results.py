@@ -191,8 +191,9 @@ def _checked(data: dict[str, Any]) -> Run:
     fields = {name: data[name] for name in _KINDS} | {name: data[name] for name in _LATER if name in data}
     for name, value in fields.items():
         _expect(isinstance(value, (_KINDS | _LATER)[name]), name, value)
-    versions = fields["environment"].get("versions", {})
-    _expect(isinstance(versions, dict), "versions", versions)
+    for name in ("versions", "variables"):
+        value = fields["environment"].get(name, {})
+        _expect(isinstance(value, dict), name, value)
     for limits in fields["machine"].values():
         Limits.from_json(limits)
     return Run(**{**fields, "results": [_from_json(result) for result in fields["results"]]})

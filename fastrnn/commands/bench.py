@@ -94,6 +94,7 @@ def _speed(
 
     effort = QUICK if options.quick else Effort()
     found = Run(environment.describe({}, options.isa), {}, missing, [], [], options.quick, True, asdict(effort))
+    found.environment["variables"] = {} if options.isa else isa.by_hand()
     keeper = targets.Keeper(options.json)
     limits: dict[int, Limits] = {}
     with bars(console) as progress:

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from fastrnn.bench import environment, memory, targets
+from fastrnn.bench import environment, isa, memory, targets
 from fastrnn.bench.contenders import contender
 from fastrnn.bench.results import Run
 from fastrnn.commands import CommandError
@@ -22,6 +22,7 @@ def run(console: Console, names: list[str], missing: dict[str, str], options: ar
 
     size = memory.Size(T=100, H=128) if options.quick else memory.Size()
     found = Run(environment.describe(memory.versions(names)), {}, missing, [], [], options.quick, interrupted=True)
+    found.environment["variables"] = isa.by_hand()
     keeper, uses, todo = targets.Keeper(options.json), [], memory.ways(names)
     with bars(console) as progress:
         bar = progress.add_task("memory", total=len(todo), after="")
