@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -122,3 +123,10 @@ def test_variables_that_were_set_by_hand_are_known(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("NUMBA_CPU_NAME", "haswell")
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")  # a run clears it
     assert isa.by_hand() == {"NUMBA_CPU_NAME": "haswell"}
+
+
+def test_processors_of_one_name_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n\nprocessor\t: 1\n"
+    monkeypatch.setattr(Path, "exists", lambda _: True)
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: text)
+    assert environment.processor() == "AMD EPYC (family 25, model 17)"

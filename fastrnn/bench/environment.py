@@ -30,12 +30,16 @@ def describe(versions: dict[str, str], isa: str | None = None) -> dict[str, Any]
 
 
 def processor() -> str:
-    """The processor's name, as far as the system tells it."""
+    """The processor's name, as far as the system tells it, with family and model: some have the name of many."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+        first = cpuinfo.read_text(encoding="utf-8", errors="replace").split("\n\n")[0]
+        pairs = (line.split(":", 1) for line in first.splitlines() if ":" in line)
+        told = {name.strip(): value.strip() for name, value in pairs}
+        if "model name" in told:
+            known = (("family", "cpu family"), ("model", "model"))
+            numbers = [f"{word} {told[name]}" for word, name in known if name in told]
+            return told["model name"] + (f" ({', '.join(numbers)})" if numbers else "")
     return platform.processor() or platform.machine()
 
 
