@@ -30,7 +30,7 @@ def show_environment(console: Console, environment: dict[str, Any], missing: dic
     }
     kept = instruction_set(environment)
     if kept is not None:
-        rows["instructions"] = f"[yellow]{kept}[/]"
+        rows["instructions"] = f"[yellow]{escape(kept)}[/]"
     if environment["cleared"]:
         rows["cleared"] = f"{', '.join(environment['cleared'])}: with them NumPy is not itself"
     if environment["load"] is not None and environment["load"] > 0.5:
