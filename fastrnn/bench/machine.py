@@ -7,6 +7,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -116,16 +117,14 @@ def handover(chunks: int = 20, rounds: int = 400) -> float | None:
 
     play = _cached(kernels.volley)
     memory = np.zeros(2 * LINE // 8, np.int64)
-    address = _aligned(memory)
-    partner = threading.Thread(target=lambda: play(address, 1, 0, chunks * rounds))
-    partner.start()
     seconds = []
-    for _ in range(chunks):
-        begin = time.perf_counter()
-        if play(address, 0, 1, rounds) < rounds:
-            break
-        seconds.append((time.perf_counter() - begin) / (2 * rounds))
-    partner.join()
+    with ThreadPoolExecutor(1) as pool:  # at whose end the partner is through, or has given up
+        pool.submit(_on, play, memory, 1, 0, chunks * rounds)
+        for _ in range(chunks):
+            begin = time.perf_counter()
+            if _on(play, memory, 0, 1, rounds) < rounds:
+                break
+            seconds.append((time.perf_counter() - begin) / (2 * rounds))
     return statistics.median(seconds[1:]) if len(seconds) > 1 else None
 
 
@@ -148,12 +147,13 @@ def _bandwidth(reader: Reader, footprint: int, threads: int, repeats: int, secon
     share = max(1024, footprint // threads)
     arrays = [np.ones(share // 4 + LINE, np.float32) for _ in range(threads)]
     blocks = share // (reader.block * reader.regions)
-    loops = [partial(_read, reader.kernel, _aligned(array), blocks) for array in arrays]
+    loops = [partial(_on, reader.kernel, array, blocks) for array in arrays]
     return threads * blocks * reader.regions * reader.block / _best(loops, repeats, seconds)
 
 
-def _read(reader: Kernel, address: int, blocks: int, count: int) -> None:
-    reader(address, blocks, count)
+def _on(kernel: Kernel, array: np.ndarray[Any, Any], *arguments: int) -> Any:
+    """A kernel that is told an address: the array stays for as long as it is at work, whoever else has let go of it."""
+    return kernel(_aligned(array), *arguments)
 
 
 def _best(loops: Sequence[Callable[[int], Any]], repeats: int, seconds: float) -> float:
@@ -176,17 +176,17 @@ def _together(loops: Sequence[Callable[[int], Any]], count: int) -> float:
         loops[0](count)
         return time.perf_counter() - begin
     gate = threading.Barrier(len(loops))
-    spans: list[tuple[float, float]] = []
 
-    def run(loop: Callable[[int], Any]) -> None:
+    def run(loop: Callable[[int], Any]) -> tuple[float, float]:
         gate.wait()
         begin = time.perf_counter()
         loop(count)
-        spans.append((begin, time.perf_counter()))
+        return begin, time.perf_counter()
 
-    workers = [threading.Thread(target=run, args=(loop,)) for loop in loops]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    with ThreadPoolExecutor(len(loops)) as pool:  # an interrupt leaves it, too, only when all are through
+        try:
+            spans = [future.result() for future in [pool.submit(run, loop) for loop in loops]]
+        except BaseException:
+            gate.abort()  # who waits for one that was never started would wait for ever
+            raise
     return max(end for _, end in spans) - min(begin for begin, _ in spans)
