@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import json
+import os
 import threading
 import time
 from _thread import interrupt_main
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from fastrnn.bench import machine
+from fastrnn.__main__ import main
+from fastrnn.bench import cases, machine
+from fastrnn.bench.cases import Case
+from fastrnn.bench.runner import Effort, Runner
+
+TINY_STEP = Case("lstm", "step", 1, 1, 5, 7, groups=("quick",))
+BRIEF = Effort(turn=0.0005, rounds=3, fewest_rounds=2, seconds=1.0, samples=50)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command with one small case, and a machine that is measured in no time."""
+    monkeypatch.setattr(cases, "CASES", (TINY_STEP,))
+    monkeypatch.setattr("fastrnn.commands.bench.QUICK", BRIEF)
+    limits = machine.Limits(1, 286e9, ((1 << 15, 600e9), (1 << 27, 42e9)), 1.7e-10)
+    monkeypatch.setattr(machine, "measure", lambda count, *_, **__: limits)
+
 
 # --- the machine ------------------------------------------------------------------------------------------------------
 
@@ -82,3 +101,25 @@ def test_an_interrupted_handover_waits_for_its_partner(monkeypatch: pytest.Monke
     with pytest.raises(KeyboardInterrupt):
         machine.handover()
     assert ended == [True]
+
+
+# --- where a run took place -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", [[], ["--memory"]])
+@pytest.mark.usefixtures("tiny")
+def test_the_load_is_that_before_the_run(way: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After it, it is the load that the run has made."""
+    at_work: list[bool] = []
+
+    def working(*arguments: Any) -> Any:
+        at_work.append(True)
+        return [] if way else Runner(*arguments)
+
+    monkeypatch.setattr(os, "getloadavg", lambda: (7.0 if at_work else 0.123, 0.0, 0.0))
+    monkeypatch.setattr("fastrnn.bench.memory.measure", working)
+    monkeypatch.setattr("fastrnn.commands.bench.Runner", working)
+    file = tmp_path / "a.json"
+    assert main(["bench", "--quick", "--contenders", "numpy", "--json", str(file), *way]) == 0
+    assert at_work
+    assert json.loads(file.read_text())["environment"]["load"] == 0.12

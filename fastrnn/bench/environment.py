@@ -13,15 +13,23 @@ import fastrnn
 from fastrnn.commands.environment import tuning
 
 
-def describe(versions: dict[str, str], isa: str | None = None) -> dict[str, Any]:
-    """Processor, system, date, the versions that contenders have told, the instruction set that they are kept to."""
+def load() -> float | None:
+    """How many were at work in the last minute, where the system tells it. After a run that is the run itself."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def describe(versions: dict[str, str], isa: str | None = None, before: float | None = None) -> dict[str, Any]:
+    """Processor, system, date, the versions that contenders have told, the instruction set that they are kept to.
+
+    ``before`` is what `load` gave before anything was measured.
+    """
     found = {"fastrnn": fastrnn.__version__, "python": platform.python_version(), "numpy": _version("numpy")}
     return {
         "processor": processor(),
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "load": before,
         "cleared": tuning(),
         "cpu_name": os.environ.get("NUMBA_CPU_NAME", "host"),
         "isa": isa,

@@ -93,7 +93,16 @@ def _speed(
     from fastrnn.bench.console import progress as bars
 
     effort = QUICK if options.quick else Effort()
-    found = Run(environment.describe({}, options.isa), {}, missing, [], [], options.quick, True, asdict(effort))
+    found = Run(
+        environment.describe({}, options.isa, environment.load()),
+        {},
+        missing,
+        [],
+        [],
+        options.quick,
+        True,
+        asdict(effort),
+    )
     found.environment["variables"] = {} if options.isa else isa.by_hand()
     keeper = targets.Keeper(options.json)
     limits: dict[int, Limits] = {}

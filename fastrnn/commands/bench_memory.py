@@ -21,7 +21,15 @@ def run(console: Console, names: list[str], missing: dict[str, str], options: ar
     from fastrnn.bench.console import progress as bars
 
     size = memory.Size(T=100, H=128) if options.quick else memory.Size()
-    found = Run(environment.describe(memory.versions(names)), {}, missing, [], [], options.quick, interrupted=True)
+    found = Run(
+        environment.describe(memory.versions(names), before=environment.load()),
+        {},
+        missing,
+        [],
+        [],
+        options.quick,
+        interrupted=True,
+    )
     found.environment["variables"] = isa.by_hand()
     keeper, uses, todo = targets.Keeper(options.json), [], memory.ways(names)
     with bars(console) as progress:
