@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from _thread import interrupt_main
@@ -123,3 +125,18 @@ def test_the_load_is_that_before_the_run(way: list[str], tmp_path: Path, monkeyp
     assert main(["bench", "--quick", "--contenders", "numpy", "--json", str(file), *way]) == 0
     assert at_work
     assert json.loads(file.read_text())["environment"]["load"] == 0.12
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be kept to a processor")
+def test_a_run_has_the_processors_that_it_may_use() -> None:
+    """As under taskset: on one of them there are no cases with two threads."""
+    program = (
+        "import os; os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1]); "
+        "from fastrnn.bench.environment import describe; from fastrnn.commands import info; "
+        "from fastrnn.__main__ import main; "
+        "print(describe({})['cores'], info.describe()['processors']); main(['bench', '--list', '--quick'])"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert shown.startswith("1 1\n")
+    assert "lstm-step-B1" in shown
+    assert "-t2" not in shown

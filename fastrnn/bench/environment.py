@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import fastrnn
+from fastrnn.backends.tiled.worth import processors
 from fastrnn.commands.environment import tuning
 
 
@@ -26,7 +27,7 @@ def describe(versions: dict[str, str], isa: str | None = None, before: float | N
     found = {"fastrnn": fastrnn.__version__, "python": platform.python_version(), "numpy": _version("numpy")}
     return {
         "processor": processor(),
-        "cores": os.cpu_count(),
+        "cores": processors(),  # that the run may use: the machine may have more
         "system": f"{platform.system()} {platform.machine()}",
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "load": before,

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fastrnn.backends.tiled.worth import processors
 from fastrnn.bench import cases, compare, contenders, environment, isa, machine, memory, plots, targets
 from fastrnn.bench.cases import Case
 from fastrnn.bench.machine import Limits
@@ -165,7 +166,7 @@ def _cases(options: argparse.Namespace) -> list[Case]:
     groups = ["quick"] if options.quick and not options.groups else options.groups
     chosen = cases.select(groups, options.cells, options.modes, options.threads, options.cases)
     if options.threads is None:
-        chosen = tuple(case for case in chosen if case.threads <= (os.cpu_count() or 1))
+        chosen = tuple(case for case in chosen if case.threads <= processors())
     if not chosen:
         raise CommandError("no case is left by --groups, --cells, --modes, --threads and --cases")
     return sorted(chosen, key=lambda case: case.threads)  # one process of a contender serves all of these

@@ -6,13 +6,13 @@ import argparse
 import json
 import os
 import platform
-import sys
 from typing import Any
 
 import numpy as np
 
 import fastrnn
 from fastrnn.backends import VARIABLE, choose, details
+from fastrnn.backends.tiled.worth import processors
 from fastrnn.commands import CommandError
 
 HELP = "tell what was found, what is used, and why"
@@ -58,11 +58,6 @@ def describe() -> dict[str, Any]:
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "kernels": kernels() if available["numba"] else [],
     }
-
-
-def processors() -> int:
-    """How many processors this process may run on."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def kernels() -> list[dict[str, Any]]:
