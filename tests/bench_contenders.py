@@ -28,6 +28,16 @@ class Wrong(NumpyContender):
         return {"off": prepared}
 
 
+class PartlyWrong(NumpyContender):
+    """One of its ways is off, one breaks, one is right."""
+
+    title: ClassVar[str] = "Partly wrong"
+
+    def variants(self, work: Workload, threads: int) -> Variants:
+        right = super().variants(work, threads)
+        return {"broken": Broken().variants(work, threads)["only"], **Wrong().variants(work, threads), **right}
+
+
 class Stateless(NumpyContender):
     """Forgets its state after each step."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -19,6 +20,8 @@ import pytest
 from fastrnn.__main__ import main
 from fastrnn.bench import cases, machine
 from fastrnn.bench.cases import Case
+from fastrnn.bench.report import left_out
+from fastrnn.bench.results import Entry, Result
 from fastrnn.bench.runner import Effort, Runner
 
 TINY_STEP = Case("lstm", "step", 1, 1, 5, 7, groups=("quick",))
@@ -140,3 +143,27 @@ def test_a_run_has_the_processors_that_it_may_use() -> None:
     assert shown.startswith("1 1\n")
     assert "lstm-step-B1" in shown
     assert "-t2" not in shown
+
+
+# --- rounds -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_way_that_is_left_out_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It may have been the fastest one."""
+    three = tuple(dataclasses.replace(TINY_STEP, H=size) for size in (7, 8, 9))
+    monkeypatch.setattr(cases, "CASES", three)
+    assert main(["bench", "--quick", "--contenders", "bench_contenders:PartlyWrong"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
+    assert lines[0] == "Partly wrong: variant 'broken' left out of 3 cases: ZeroDivisionError: no such thing"
+    assert lines[1].startswith("Partly wrong: variant 'off' left out of 3 cases: y differs by 1.0e-03, allowed is 2e-0")
+    assert len(lines) == 2
+
+
+def test_a_contender_that_was_not_timed_is_told_of_elsewhere() -> None:
+    entries = [Entry("numpy", "wrong", "off: y differs", variants={"off": "y differs"})]
+    assert left_out([Result(TINY_STEP, entries)]) == []
+    entries = [Entry("numpy", "ok", variants={"by hand": "[odd] 1", "layer": 1e-6})]
+    assert left_out([Result(TINY_STEP, entries)]) == ["NumPy: variant 'by hand' left out of 1 case: [odd] 1"]

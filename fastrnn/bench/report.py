@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -194,7 +195,7 @@ def _pairs_table(title: str, pairs: Pairs, caption: str = "") -> Columns:
 
 
 def _show_problems(console: Console, run: Run) -> None:
-    """Wrong outputs, contenders that broke, and those that kept more processors busy than they were given."""
+    """Wrong outputs, contenders that broke or kept more processors busy than they were given, ways left out."""
     for result in run.results:
         for entry in result.entries:
             who = f"{contender(entry.contender).title}, {result.case.id}"
@@ -204,6 +205,27 @@ def _show_problems(console: Console, run: Run) -> None:
                 console.print(f"[red]failed: {who}: {entry.reason}[/]")
             elif entry.busy > result.case.threads + 0.25:
                 console.print(f"[yellow]{who}: {entry.busy:.1f} processors busy, not {result.case.threads}[/]")
+    for line in left_out(run.results):
+        console.print(f"[yellow]{escape(line)}[/]")
+
+
+def left_out(results: Sequence[Result]) -> list[str]:
+    """Ways that were wrong or broke where another way of the same contender was timed: it might be faster with them.
+
+    A line for each contender, way and kind of reason, with the first one's figures.
+    """
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for result in results:
+        for entry in result.timed():
+            for variant, reason in entry.variants.items():
+                if isinstance(reason, str):
+                    kind = re.sub(r"\d[\d.]*(e[+-]?\d+)?", "", reason)  # errors differ from case to case
+                    found.setdefault((entry.contender, variant, kind), []).append(reason)
+    return [
+        f"{contender(name).title}: variant {variant!r} left out of {len(reasons)} "
+        f"{'case' if len(reasons) == 1 else 'cases'}: {reasons[0]}"
+        for (name, variant, _), reasons in found.items()
+    ]
 
 
 def _digits(value: float) -> str:
