@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import subprocess
@@ -106,6 +107,27 @@ def test_an_interrupted_handover_waits_for_its_partner(monkeypatch: pytest.Monke
     with pytest.raises(KeyboardInterrupt):
         machine.handover()
     assert ended == [True]
+
+
+@pytest.mark.parametrize(
+    ("variable", "reason"),
+    [
+        pytest.param("1", "NUMBA_DISABLE_JIT is set", marks=pytest.mark.needs("numba")),
+        (None, "Numba is not installed"),
+    ],
+)
+@pytest.mark.usefixtures("tiny")
+def test_a_machine_that_cannot_be_measured_says_why(
+    variable: str | None, reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = importlib.util.find_spec
+    if variable is not None:
+        monkeypatch.setenv("NUMBA_DISABLE_JIT", variable)
+    else:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "numba" else found(name))
+    monkeypatch.setattr(machine, "measure", lambda *_: pytest.fail("it was measured"))
+    assert main(["bench", "--quick", "--contenders", "numpy"]) == 0
+    assert f"no limits and no roofline, which take Numba to measure: {reason}" in capsys.readouterr().out
 
 
 # --- where a run took place -------------------------------------------------------------------------------------------

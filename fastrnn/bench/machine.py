@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import fastrnn
+
 if TYPE_CHECKING:
     from fastrnn.bench.kernels import Kernel, Reader
 
@@ -73,13 +75,18 @@ class Limits:
         return cls(**{**data, "bandwidth": tuple((int(size), float(rate)) for size, rate in data["bandwidth"])})
 
 
+def unavailable() -> str | None:
+    """Why the machine cannot be measured here, or None if it can: Numba's backend needs the same."""
+    return fastrnn.backends()["numba"].reason or None
+
+
 def measure(threads: int, quick: bool = False, on_progress: Callable[[], None] = lambda: None) -> Limits:
     """Measure what ``threads`` threads together can do; some seconds, less with ``quick``.
 
     Raises
     ------
-    ImportError
-        Without Numba.
+    ImportError, NotImplementedError
+        Without Numba, or where it does not compile; `unavailable` tells it beforehand.
     """
     from fastrnn.bench import kernels
 

@@ -120,6 +120,8 @@ def _speed(
     keeper.keep(found, last=True)  # before anything that may go wrong
     report.show_environment(console, found.environment, missing)
     report.show_machine(console, limits)
+    if not limits:
+        console.print(f"[yellow]no limits and no roofline, which take Numba to measure: {machine.unavailable()}[/]")
     report.show_results(console, found)
     _say_what_was_written(console, found, keeper, options.plot)
     if found.interrupted:
@@ -208,9 +210,9 @@ def _place(name: str) -> int:
 
 
 def _measure(progress: Progress, chosen: list[Case], quick: bool) -> dict[int, Limits]:
-    """What the machine can do with each number of threads; without Numba nothing is known."""
+    """What the machine can do with each number of threads; where it cannot be measured nothing is known."""
     counts = sorted({case.threads for case in chosen})
-    if importlib.util.find_spec("numba") is None:
+    if machine.unavailable():
         return {}
     bar = progress.add_task("machine", total=machine.steps(quick) * len(counts), after="peak and bandwidth")
     return {count: machine.measure(count, quick, lambda: progress.advance(bar)) for count in counts}
