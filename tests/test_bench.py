@@ -344,7 +344,8 @@ def test_a_run_from_end_to_end(tmp_path: Path) -> None:
 
 def test_once_the_time_is_up_those_who_are_close_play_on() -> None:
     seconds: list[list[float]] = [[3.0, 1.0], [1.2], [1.3], []]
-    lanes = [_Lane("numba", str(turns), 1, turns) for turns in seconds]
+    names = ["numba", "numpy", "pytorch", "jax"]
+    lanes = [_Lane(name, "way", 1, turns) for name, turns in zip(names, seconds, strict=True)]
     with Runner(["numpy"], Effort(rounds=9, fewest_rounds=2, seconds=1.0, close_rounds=4)) as runner:
         assert runner._taking_part(lanes, 1, 5.0) == lanes  # fewer rounds than there are at least
         assert runner._taking_part(lanes, 8, 0.9) == lanes  # there is time

@@ -23,7 +23,7 @@ from fastrnn.bench import cases, machine
 from fastrnn.bench.cases import Case
 from fastrnn.bench.report import left_out
 from fastrnn.bench.results import Entry, Result
-from fastrnn.bench.runner import Effort, Runner
+from fastrnn.bench.runner import Effort, Runner, _Lane
 
 TINY_STEP = Case("lstm", "step", 1, 1, 5, 7, groups=("quick",))
 BRIEF = Effort(turn=0.0005, rounds=3, fewest_rounds=2, seconds=1.0, samples=50)
@@ -168,6 +168,43 @@ def test_a_run_has_the_processors_that_it_may_use() -> None:
 
 
 # --- rounds -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "playing"),
+    [
+        ({"numba": 1.0, "cython": 1.1, "numpy": 1.3, "jax": 1.4}, ""),  # more rounds would be ours alone
+        ({"numba": 1.0, "cython": 1.1, "numpy": 1.2, "jax": 1.4}, "numba cython numpy"),
+        ({"numba": 1.3, "cython": 1.1, "numpy": 1.0, "jax": 1.1}, ""),  # those of peers, and of a backend beside
+        ({"cython": 1.1, "numpy": 1.0, "jax": 1.3}, "cython numpy"),
+        ({"numpy": 1.0, "jax": 1.1, "pytorch": 2.0}, "numpy jax"),  # there is no ratio
+        ({"numba": 1.0, "cython": 1.1}, "numba cython"),
+    ],
+)
+def test_we_and_the_best_peer_have_as_many_rounds(seconds: dict[str, float], playing: str) -> None:
+    """The least of three times as many rounds is a lower one."""
+    lanes = [_Lane(name, "way", 1, [least]) for name, least in seconds.items()]
+    with Runner(["numpy"], Effort(fewest_rounds=2, seconds=1.0, close_rounds=4)) as runner:
+        assert runner._taking_part(lanes, 1, 5.0) == lanes
+        assert [lane.name for lane in runner._taking_part(lanes, 3, 5.0)] == playing.split()
+
+
+def test_rounds_of_a_case_end_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All have the fewest rounds, those that are close some more; one that breaks is not waited for."""
+    times = {"numba": 1.0, "numpy": 1.2, "pytorch": 2.0, "jax": 0.9}
+    lanes = [_Lane(name, "way", 1) for name in times]
+    entries = {name: Entry(name, "ok") for name in times}
+
+    def ask(self: Runner, entry: Entry, case: Case, do: str, **arguments: Any) -> dict[str, Any]:
+        if entry.contender == "jax" and len(lanes[-1].seconds) == 2:
+            entry.status = "failed"
+            return {"failed": "it broke"}
+        return {"seconds": times[entry.contender], "busy": 1.0, "turn": times[entry.contender]}
+
+    monkeypatch.setattr(Runner, "_ask", ask)
+    with Runner(list(times), Effort(rounds=40, fewest_rounds=5, seconds=6.0, close_rounds=15)) as runner:
+        runner._take_turns(TINY_STEP, lanes, entries)
+    assert [len(lane.seconds) for lane in lanes] == [15, 15, 5, 2]
 
 
 @pytest.mark.usefixtures("tiny")

@@ -22,6 +22,7 @@ from fastrnn.bench.results import Entry, Result
 
 _REST = 0.04  # seconds in which the last one's helping threads, which look for work for a while, go to sleep
 CLOSE = 1.25
+_OURS = ("numba", "cython")  # the first of them that is timed is compared with peers, as in `Result.ours`
 PERCENTILES = {"p50": 50.0, "p99": 99.0, "p99.9": 99.9}
 
 
@@ -38,8 +39,9 @@ class Effort:
     seconds : float
         After which no further round of all begins.
     close_rounds : int
-        How many there are even then for those that are within `CLOSE` of the fastest: a case of long calls would
-        otherwise be decided by the chance of a few.
+        How many there are even then for those that are within `CLOSE` of the fastest, if we and the best peer are: a
+        case of long calls would otherwise be decided by the chance of a few. Where one of us is not, all stop: a
+        minimum over more rounds is a lower one, and both sides of a ratio have the same.
     samples : int
         Single steps to take the percentiles of; 0: none.
     """
@@ -174,7 +176,7 @@ class Runner:
         """Rounds in which each has one turn. The order moves on, so that nobody always comes after the same one."""
         spent = 0.0
         for number in range(self.effort.rounds):
-            taking = self._taking_part(lanes, number, spent)
+            taking = self._taking_part([lane for lane in lanes if entries[lane.name].status == "ok"], number, spent)
             if not taking:
                 break
             self.on_step(case.id, f"round {number + 1}")
@@ -192,14 +194,19 @@ class Runner:
                     spent += answer["turn"]
 
     def _taking_part(self, lanes: list[_Lane], number: int, spent: float) -> list[_Lane]:
-        """Who takes part in a round: all, and once their time is up those that may yet be the fastest."""
+        """Who takes part in a round: all, and once their time is up those that may yet be the fastest.
+
+        Then, too, the best peer has as many rounds as we have.
+        """
         if number < self.effort.fewest_rounds or spent <= self.effort.seconds:
             return lanes
         timed = [lane for lane in lanes if lane.seconds]
         if number >= self.effort.close_rounds or not timed:
             return []
         best = min(min(lane.seconds) for lane in timed)
-        return [lane for lane in timed if min(lane.seconds) <= CLOSE * best]
+        close = [lane for lane in timed if min(lane.seconds) <= CLOSE * best]
+        ours = next((name for name in _OURS if any(lane.name == name for lane in timed)), None)
+        return close if _sides(close, ours) == _sides(timed, ours) else []
 
     def _latency(self, case: Case, entries: dict[str, Entry]) -> dict[str, dict[str, float]]:
         """Percentiles of single steps, for one row: what a live stream feels. Contenders take turns here, too."""
@@ -246,6 +253,11 @@ class Runner:
             self._processes[name, threads] = process
             self.versions.update(process.versions)
         return self._processes[name, threads]
+
+
+def _sides(lanes: list[_Lane], ours: str | None) -> set[bool]:
+    """Which sides of the ratio are among them: ours, True, and peers, False."""
+    return {lane.name == ours for lane in lanes if lane.name == ours or lane.name not in _OURS}
 
 
 def _settle(entry: Entry, lanes: list[_Lane]) -> None:
