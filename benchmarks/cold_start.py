@@ -1,13 +1,12 @@
 """The first answer of a fresh process: import, an LSTM 80 -> 128, one sequence of 100 steps; time and peak memory.
 
-python benchmarks/cold_start.py [RUNS]
-
 Each program runs in processes of its own, all programs in turn, and the least time counts. Kernels, byte code and the
 disk's cache are warm; models that other libraries load are made beforehand.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import os
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from fastrnn.bench import workload
 from fastrnn.bench.cases import Case
+from fastrnn.commands import at_least
 from fastrnn.commands.environment import THREADS, TUNING
 
 X = "x = np.zeros((100, 1, 80), np.float32)\n"
@@ -41,6 +41,19 @@ PROGRAMS = {  # what it is: (the package that it needs, the program)
                          "    torch.nn.LSTM(80, 128)(torch.zeros(100, 1, 80))\n"),
 }  # fmt: skip
 
+# At a program's end, on a line of its own: the most memory that it had, in KB. What the parent learns of it, ru_maxrss,
+# begins with the parent's own: Linux keeps it over fork and exec.
+PEAK = """
+try:
+    with open("/proc/self/status") as status:
+        peak = next(line.split()[1] for line in status if line.startswith("VmHWM"))
+except OSError:
+    import resource, sys
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1)
+print()
+print(peak)
+"""
+
 
 def write_models(folder: Path) -> None:
     """The models that others load, for those that are here."""
@@ -60,17 +73,14 @@ def run(program: str, folder: Path) -> tuple[float, float]:
     dropped = (*TUNING, "PYTHONDONTWRITEBYTECODE")
     environment = {name: value for name, value in os.environ.items() if name not in dropped}
     environment.update(dict.fromkeys(THREADS, "1"))
+    command = [sys.executable, "-c", program + PEAK]
     begin = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    assert process.stderr is not None
-    errors = process.stderr.read().decode()
-    _, status, usage = os.wait4(process.pid, 0)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - begin
-    if status:
-        raise RuntimeError(errors.strip().splitlines()[-1] if errors.strip() else f"exit status {status}")
-    return seconds, usage.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    if done.returncode:
+        errors = done.stderr.strip().splitlines()
+        raise RuntimeError(errors[-1] if errors else f"exit status {done.returncode}")
+    return seconds, int(done.stdout.splitlines()[-1]) / 1024
 
 
 def main(runs: int) -> None:
@@ -103,4 +113,6 @@ def main(runs: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="?", type=at_least(1), default=10, metavar="RUNS", help="of each (default: 10)")
+    main(parser.parse_args().runs)

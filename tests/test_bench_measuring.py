@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import runpy
 import subprocess
 import sys
 import threading
@@ -226,3 +227,35 @@ def test_a_contender_that_was_not_timed_is_told_of_elsewhere() -> None:
     assert left_out([Result(TINY_STEP, entries)]) == []
     entries = [Entry("numpy", "ok", variants={"by hand": "[odd] 1", "layer": 1e-6})]
     assert left_out([Result(TINY_STEP, entries)]) == ["NumPy: variant 'by hand' left out of 1 case: [odd] 1"]
+
+
+# --- a fresh process --------------------------------------------------------------------------------------------------
+
+COLD_START = Path(__file__).parent.parent / "benchmarks" / "cold_start.py"
+
+
+def test_the_peak_of_a_fresh_process_is_its_own(tmp_path: Path) -> None:
+    """However much its parent has, which Linux counts as the child's, too, and whatever the program prints."""
+    cold_start = runpy.run_path(str(COLD_START))
+    parent = np.ones(200 << 20, np.uint8)
+    seconds, little = cold_start["run"]("print(7)\nprint('no end of a line', end='')", tmp_path)
+    _, much = cold_start["run"]("held = b'x' * (100 << 20)\ndel held", tmp_path)
+    assert parent[-1] == 1
+    assert seconds > 0
+    assert 2 < little < 60
+    assert 90 < much - little < 110
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        cold_start["run"]("1 / 0", tmp_path)
+    with pytest.raises(RuntimeError, match="exit status 3"):
+        cold_start["run"]("raise SystemExit(3)", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("argument", "code", "message"),
+    [("0", 2, "expected an integer of at least 1, got '0'"), ("--help", 0, "of each (default: 10)")],
+)
+def test_what_cold_start_takes(argument: str, code: int, message: str) -> None:
+    done = subprocess.run([sys.executable, COLD_START, argument], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert message in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
