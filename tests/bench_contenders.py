@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from typing import ClassVar
 
@@ -84,6 +85,16 @@ class Ended(Contender):
 
     def variants(self, work: Workload, threads: int) -> Variants:
         return {"only": lambda: Prepared(lambda: os._exit(3), dict)}
+
+
+class Hanging(Contender):
+    """Its call never returns, and holds the interpreter's lock."""
+
+    name = "hanging"
+    title = "Hanging"
+
+    def variants(self, work: Workload, threads: int) -> Variants:
+        return {"only": lambda: Prepared(lambda: ctypes.PyDLL(None).sleep(3600), dict)}
 
 
 class Unpinned(NumpyContender):

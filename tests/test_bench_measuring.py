@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from fastrnn.__main__ import main
-from fastrnn.bench import cases, machine
+from fastrnn.bench import cases, machine, process, workload
 from fastrnn.bench.cases import Case
 from fastrnn.bench.report import left_out
 from fastrnn.bench.results import Entry, Result
@@ -227,6 +227,56 @@ def test_a_contender_that_was_not_timed_is_told_of_elsewhere() -> None:
     assert left_out([Result(TINY_STEP, entries)]) == []
     entries = [Entry("numpy", "ok", variants={"by hand": "[odd] 1", "layer": 1e-6})]
     assert left_out([Result(TINY_STEP, entries)]) == ["NumPy: variant 'by hand' left out of 1 case: [odd] 1"]
+
+
+# --- contenders that hang ---------------------------------------------------------------------------------------------
+
+
+def test_who_hangs_has_failed_and_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Runner(["bench_contenders:Hanging", "numpy"], BRIEF) as runner:
+        for name in runner.names:
+            runner._process(name, 1)  # started with all patience
+        monkeypatch.setattr(process, "PATIENCE", 3.0)
+        hanging, others = runner.run(TINY_STEP).entries
+        assert (hanging.status, hanging.reason) == ("failed", "no answer within 3 s")
+        assert others.status == "ok", others.reason
+        assert ("bench_contenders:Hanging", 1) not in runner._processes  # the next case has a new one
+
+
+def test_patience_ends_with_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    with process.Process("numpy", 1) as worker:
+        monkeypatch.setattr(process, "PATIENCE", 0.5)
+        assert worker.ask("drop") == {}
+        time.sleep(1.0)
+        assert worker.ask("drop") == {}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills a child with its parent")
+def test_who_hangs_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    workload.make(TINY_STEP).save(tmp_path / "case.npz")
+    program = (
+        f"import sys; sys.path[:] = {sys.path!r}; from fastrnn.bench.process import Process; "
+        "worker = Process('bench_contenders:Hanging', 1); print(worker._process.pid, flush=True); "
+        f"worker.ask('load', path={str(tmp_path / 'case.npz')!r})"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        time.sleep(1.0)  # until it hangs
+        assert _runs(pid)
+        parent.kill()
+    end = time.monotonic() + 10.0
+    while _runs(pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not _runs(pid)
+
+
+def _runs(pid: int) -> bool:
+    """Whether there is such a process, and it is not one that has ended and waits to be asked how."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 # --- a fresh process --------------------------------------------------------------------------------------------------

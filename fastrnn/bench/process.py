@@ -7,7 +7,9 @@ import os
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import IO, Any, cast
 
@@ -15,9 +17,11 @@ from fastrnn.bench import isa as instruction_sets
 from fastrnn.bench.contenders import contender
 from fastrnn.commands.environment import THREADS, TUNING
 
+PATIENCE = 600.0  # seconds for an answer, many times what any takes: who needs longer does not come back
+
 
 class WorkerError(RuntimeError):
-    """A contender's process has ended before its time; the message has the last that it said."""
+    """A contender's process has ended before its time, or did not answer; the message has the last that it said."""
 
 
 def environment(name: str, threads: int, isa: str | None = None) -> dict[str, str]:
@@ -28,7 +32,8 @@ def environment(name: str, threads: int, isa: str | None = None) -> dict[str, st
 
 
 class Process:
-    """A contender's process. It ends when its input does, thus also when this process is killed.
+    """A contender's process. It ends when its input does, thus also when this process is killed: on Linux even if it
+    hangs.
 
     Parameters
     ----------
@@ -41,6 +46,7 @@ class Process:
 
     def __init__(self, name: str, threads: int, isa: str | None = None) -> None:
         self.name, self.threads = name, threads
+        self._late = False
         # The same search path as here: a module in the current directory must not take the place of an installed one.
         program = (
             f"import sys; sys.path[:] = {sys.path!r}; "
@@ -58,7 +64,8 @@ class Process:
         )
         self._requests, self._replies = cast(IO[str], self._process.stdin), cast(IO[str], self._process.stdout)
         try:
-            self.versions: dict[str, str] = self._read()["versions"]
+            with self._limited():
+                self.versions: dict[str, str] = self._read()["versions"]
         except BaseException:
             self.close()
             raise
@@ -69,16 +76,34 @@ class Process:
         Raises
         ------
         WorkerError
-            If the process has ended.
+            If the process has ended, or does not answer within `PATIENCE`; then it is killed.
         """
-        with suppress(BrokenPipeError):
-            print(json.dumps({"do": do, **arguments}), file=self._requests, flush=True)
-        return self._read()
+        with self._limited():  # which starts a thread: before a turn, not beside it
+            with suppress(BrokenPipeError):
+                print(json.dumps({"do": do, **arguments}), file=self._requests, flush=True)
+            return self._read()
+
+    @contextmanager
+    def _limited(self) -> Iterator[None]:
+        """Kill the process when `PATIENCE` is over: who waits for its answer then sees it end."""
+        timer = threading.Timer(PATIENCE, self._give_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _give_up(self) -> None:
+        self._late = True
+        self._process.kill()
 
     def _read(self) -> dict[str, Any]:
         line = self._replies.readline()
         if not line:
             code = self._process.wait()
+            if self._late:
+                raise WorkerError(f"no answer within {PATIENCE:g} s{self._last_words()}")
             raise WorkerError(f"its process has ended with exit code {code}{self._last_words()}")
         answer: dict[str, Any] = json.loads(line)
         return answer
