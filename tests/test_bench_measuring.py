@@ -134,21 +134,19 @@ def test_a_machine_that_cannot_be_measured_says_why(
 # --- where a run took place -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", [[], ["--memory"]])
 @pytest.mark.usefixtures("tiny")
-def test_the_load_is_that_before_the_run(way: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_load_is_that_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After it, it is the load that the run has made."""
     at_work: list[bool] = []
 
     def working(*arguments: Any) -> Any:
         at_work.append(True)
-        return [] if way else Runner(*arguments)
+        return Runner(*arguments)
 
     monkeypatch.setattr(os, "getloadavg", lambda: (7.0 if at_work else 0.123, 0.0, 0.0))
-    monkeypatch.setattr("fastrnn.bench.memory.measure", working)
     monkeypatch.setattr("fastrnn.commands.bench.Runner", working)
     file = tmp_path / "a.json"
-    assert main(["bench", "--quick", "--contenders", "numpy", "--json", str(file), *way]) == 0
+    assert main(["bench", "--quick", "--contenders", "numpy", "--json", str(file)]) == 0
     assert at_work
     assert json.loads(file.read_text())["environment"]["load"] == 0.12
 
