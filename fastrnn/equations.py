@@ -279,6 +279,7 @@ class _Tracer:
 
     def _call(self) -> Any:
         symbols = [self._symbol(name) for name in self.names]
+        self.graph.tracing = True
         try:
             return self.function(*symbols)
         except Exception as error:
@@ -290,6 +291,8 @@ class _Tracer:
                 str(error) if isinstance(error, CellError) else f"unknown operation ({type(error).__name__}: {error})"
             )
             raise self.error(what, (lines and lines[-1]) or 0) from error
+        finally:
+            self.graph.tracing = False
 
     def _outputs(self, returned: Any) -> tuple[Node, ...]:
         outputs = returned if isinstance(returned, tuple) else (returned,)

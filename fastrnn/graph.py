@@ -75,6 +75,14 @@ class Node:
     def __bool__(self) -> bool:
         raise CellError("the equations branch on a value; write maximum() or minimum() in place of a condition")
 
+    def __eq__(self, other: object) -> bool:
+        """Refused within a cell's equations, where it would silently take one branch; else: the same node?"""
+        if self.graph.tracing:
+            raise CellError("the equations compare values; write maximum() or minimum() in place of a condition")
+        return NotImplemented
+
+    __hash__ = object.__hash__  # which a class with an `__eq__` would lose
+
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Node:
         op = _UFUNCS.get(ufunc.__name__)
         if op is None or method != "__call__" or kwargs:
@@ -91,10 +99,11 @@ class Graph:
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
+        self.tracing = False  # whether a cell's function is being called
         self._known: dict[tuple[Any, ...], Node] = {}
 
     def node(self, op: str, args: tuple[Node, ...] = (), name: Any = None, value: float = 0.0) -> Node:
-        key = (op, args, name, value, np.signbit(value))
+        key = (op, tuple([a.number for a in args]), name, value, np.signbit(value))  # nodes themselves may not compare
         found = self._known.get(key)
         if found is None:
             found = Node(self, op, args, name, value, _line_of_cell())

@@ -164,6 +164,19 @@ def comparison(x, h, R):
     return h if h > 0 else tanh(x.h + R.h(h))
 
 
+def equality(x, h, R):
+    return x.a if h == 0 else tanh(x.a + R.a(h))
+
+
+def inequality(x, h, R):
+    return x.a if 0.5 != h else tanh(x.a + R.a(h))  # noqa: SIM300  # the number asks the symbol
+
+
+def membership(x, h, R):
+    a, b = tanh(x.a), tanh(R.a(h))
+    return a if h in (a, b) else a * b
+
+
 def constant_state(x, h, c, R):
     return tanh(x.h + R.h(h) + c), h.graph.constant(1.0)
 
@@ -262,6 +275,9 @@ REFUSED: dict[Callable[..., Any], str] = {
     product_of_a_number: "R.h",
     branch: "maximum",
     comparison: "unknown operation",
+    equality: "compare values; write maximum",
+    inequality: "compare values; write maximum",
+    membership: "compare values; write maximum",
     constant_state: "'c' is a constant",
     number_for_a_state: "float",
     same_gate_twice: "R.h",
