@@ -49,6 +49,33 @@ class Layout:
             return (steps, width), "(T, D*H)"
         return ((batch, steps, width), "(B, T, D*H)") if self.batch_first else ((steps, batch, width), "(T, B, D*H)")
 
+    def last(self, rows: Rows, yt: Array, batched: bool) -> Array:
+        """Each row's last valid output as the caller gets it; zeros for a row that has none."""
+        found = np.zeros((rows.batch, yt.shape[2]), self.dtype)
+        index = last_steps(rows)
+        found[index[1]] = yt[index]
+        return found if batched else found[0]
+
+    def output_gradient(self, dy: object, rows: Rows, width: int, batched: bool, sequence: bool) -> Array:
+        """The caller's dy, of all outputs or (not ``sequence``) the last ones, as (T, B, width); None is zeros."""
+        if dy is None:
+            return reuse.zeros((rows.steps, rows.batch, width), self.dtype)
+        if sequence:
+            shape, axes = self.shape(rows.steps, rows.batch, width, batched)
+            return self.time_major(checks.shaped("dy", dy, self.dtype, shape, axes), batched)
+        shape, axes = ((rows.batch, width), "(B, D*H)") if batched else ((width,), "(D*H,)")
+        last = checks.shaped("dy", dy, self.dtype, shape, axes).reshape(rows.batch, width)
+        dyt = reuse.zeros((rows.steps, rows.batch, width), self.dtype)
+        index = last_steps(rows)
+        dyt[index] = last[index[1]]
+        return dyt
+
+    def input_gradient(self, dxt: Array, batched: bool) -> Array:
+        """The gradient of x, (T, B, I), as the caller gets it."""
+        if not batched:
+            return dxt[:, 0]
+        return np.ascontiguousarray(dxt.swapaxes(0, 1)) if self.batch_first else dxt
+
 
 def plain_rows(steps: int, batch: int) -> Rows:
     """The rows of a batch whose steps are all valid; they are kept, for they are the same in every call."""

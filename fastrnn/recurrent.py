@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastrnn import checks, configuration, reuse
+from fastrnn import checks, configuration
 from fastrnn.backends import choose, choose_again
 from fastrnn.backends.contract import Array, Rows
 from fastrnn.equations import Cell, Sizes, trace
 from fastrnn.initial import initial_values
 from fastrnn.layer import Layer
-from fastrnn.layout import Layout, StateLayout, last_steps, plain_rows
+from fastrnn.layout import Layout, StateLayout, plain_rows
 from fastrnn.parameters import Parameters, ParameterStore
 from fastrnn.plan import plan
 from fastrnn.stack import Stack
@@ -275,10 +275,7 @@ class Recurrent:
         tapes, masks = self._stack.record(packs, rows, xt, yt, first, final, every)
         tape = tape_type(self, rows, tapes, masks, batched, sequence, every is not None)
         if not sequence:
-            last = np.zeros((batch, self._width), self.dtype)
-            index = last_steps(rows)
-            last[index[1]] = yt[index]
-            y = last if batched else last[0]
+            y = self._layout.last(rows, yt, batched)
         return y, self._states.present(final, batched), tape
 
     def backward(self, tape: Tape, dy: ArrayLike | None = None, dstate: Any = None) -> Gradients:
@@ -311,14 +308,13 @@ class Recurrent:
         if dy is None and dstate is None:
             raise ValueError("dy, dstate: expected at least one of them, got None and None")
         rows, batched = tape._rows, tape._batched
-        dyt = self._output_gradient(tape, dy)
+        dyt = self._layout.output_gradient(dy, rows, self._width, batched, tape._sequence)
         if dstate is None:
             ends = self._states.zeros(rows.batch)
         else:
             ends = self._states.read("dstate", dstate, rows.batch, batched, copy=True)
         dxt, parameters = self._stack.backward(tape._tapes, tape._masks, rows, dyt, ends, tape._checkpoints)
-        dx = np.ascontiguousarray(dxt.swapaxes(0, 1)) if batched and self.batch_first else dxt if batched else dxt[:, 0]
-        return gradients(dx, self._states.present(ends, batched), parameters)
+        return gradients(self._layout.input_gradient(dxt, batched), self._states.present(ends, batched), parameters)
 
     def _ragged_rows(self, steps: int, batch: int, lengths: ArrayLike) -> Rows:
         copy = checks.lengths(lengths, batch)
@@ -326,21 +322,6 @@ class Recurrent:
         if rows is None:
             raise checks.wrong_lengths(lengths, copy, steps)
         return rows
-
-    def _output_gradient(self, tape: Tape, dy: ArrayLike | None) -> Array:
-        """dy as (T, B, D*H)."""
-        rows = tape._rows
-        if dy is None:
-            return reuse.zeros((rows.steps, rows.batch, self._width), self.dtype)
-        if tape._sequence:
-            shape, axes = self._layout.shape(rows.steps, rows.batch, self._width, tape._batched)
-            return self._layout.time_major(checks.shaped("dy", dy, self.dtype, shape, axes), tape._batched)
-        shape, axes = ((rows.batch, self._width), "(B, D*H)") if tape._batched else ((self._width,), "(D*H,)")
-        last = checks.shaped("dy", dy, self.dtype, shape, axes).reshape(rows.batch, self._width)
-        dyt = reuse.zeros((rows.steps, rows.batch, self._width), self.dtype)
-        index = last_steps(rows)
-        dyt[index] = last[index[1]]
-        return dyt
 
     def stream(self, batch_size: int = 1) -> Stream:
         """A session that goes on from call to call: one step or some steps at a time, with the state kept.
