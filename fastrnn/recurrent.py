@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 _DEFAULTS: dict[str, Any] = {"num_layers": 1, "bidirectional": False, "batch_first": False, "bias": True,
                              "dropout": 0.0, "proj_size": 0}  # fmt: skip
 
+_MADE = frozenset({"_stack", "_width", "_store", "_packs", "_layout", "_states"})  # by `_make`, again in each copy
+
 
 @lru_cache(maxsize=1)
 def _tape_types() -> tuple[type[Tape], type[Gradients]]:
@@ -159,19 +161,24 @@ class Recurrent:
         self._states = StateLayout(self.cell.states, layers[0].state_sizes, count, self.dtype)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What pickling and copying take: configuration, parameters, and where the dropout has got to."""
-        state = {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
+        """What pickling and copying take: all attributes but what `_make` makes, a subclass's own among them.
+
+        The parameters, with where the dropout has got to, have the name of a property, which no attribute can have.
+        """
+        state = {name: value for name, value in self.__dict__.items() if name not in _MADE}
         state["cell"] = self.cell.function
-        return state | {"_parameters": self._store.values(), "_dropout_state": self._stack.dropout_state}
+        return state | {"parameters": (self._store.values(), self._stack.dropout_state)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({name: value for name, value in state.items() if not name.startswith("_")})
-        self.cell = trace(state["cell"])
-        self.dtype = checks.float_dtype(state["dtype"])  # an unpickled or copied dtype is equal, but another object
-        self.backend = choose_again(state["backend"], self.cell)
+        own = dict(state)
+        values, dropout_state = own.pop("parameters")
+        own["cell"] = cell = trace(state["cell"])
+        own["dtype"] = checks.float_dtype(state["dtype"])  # an unpickled or copied one is equal, but another object
+        own["backend"] = choose_again(state["backend"], cell)
+        self.__dict__.update(own)
         self._make()
-        self._store.set(state["_parameters"])
-        self._stack.dropout_state = state["_dropout_state"]
+        self._store.set(values)
+        self._stack.dropout_state = dropout_state
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self._arguments())})"

@@ -75,3 +75,26 @@ def test_dropout_goes_on_where_it_was(backend):
     layer.record(X)
     other = copy.deepcopy(layer)
     np.testing.assert_array_equal(layer.record(X)[0], other.record(X)[0])
+
+
+class Scaled(fastrnn.LSTM):
+    """A user's own layer, with attributes of all kinds."""
+
+    def __init__(self, input_size, hidden_size):
+        self.early = [1]
+        super().__init__(input_size, hidden_size)
+        self._scale, self.__hidden, self._parameters, self._dropout_state = 2.0, "h", "p", "d"
+
+    def hidden(self):
+        return self.__hidden
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, copy.copy, lambda v: pickle.loads(pickle.dumps(v))])
+def test_a_duplicate_has_all_attributes_of_a_subclass(duplicate):
+    layer = Scaled(5, 6)
+    layer.later = layer.early
+    other = duplicate(layer)
+    assert (other._scale, other.hidden(), other._parameters, other._dropout_state) == (2.0, "h", "p", "d")
+    assert other.later is other.early == [1]
+    np.testing.assert_array_equal(other(X)[0], layer(X)[0])
+    assert vars(other).keys() == vars(layer).keys()
