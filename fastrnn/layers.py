@@ -31,6 +31,8 @@ class RNN(Recurrent):
     ((5, 3, 12), (1, 3, 12))
     """
 
+    _FIXED = Recurrent._FIXED | {"nonlinearity"}
+
     def __init__(self, input_size: int, hidden_size: int, *, nonlinearity: str = "tanh", **options: Any) -> None:
         self.nonlinearity = checks.word("nonlinearity", nonlinearity, ("tanh", "relu"))
         cell = cells.rnn_relu if nonlinearity == "relu" else cells.rnn_tanh
@@ -68,6 +70,8 @@ class GRU(Recurrent):
     >>> y.shape, h.shape
     ((5, 3, 12), (1, 3, 12))
     """
+
+    _FIXED = Recurrent._FIXED | {"reset_after"}
 
     def __init__(self, input_size: int, hidden_size: int, *, reset_after: bool = True, **options: Any) -> None:
         self.reset_after = checks.flag("reset_after", reset_after)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -61,7 +61,8 @@ class Recurrent:
     bias : bool
         Whether the gates have biases.
     dropout : float
-        The share of each layer's output, but the last one's, that `record` drops. A plain call drops nothing.
+        The share of each layer's output, but the last one's, that `record` drops. A plain call drops nothing. It can
+        be set later; no other argument can.
     proj_size : int
         P, for a cell with a projection: the size of its output. 0 for any other.
     dtype : {"float32", "float64"}
@@ -105,6 +106,11 @@ class Recurrent:
     ((5, 3, 12), (1, 3, 12))
     """
 
+    _FIXED: ClassVar[frozenset[str]] = frozenset(
+        {"cell", "input_size", "hidden_size", "num_layers", "bidirectional", "batch_first", "bias", "proj_size",
+         "dtype", "seed", "recurrent_init", "forget_bias", "backend"}
+    )  # fmt: skip
+
     def __init__(
         self,
         cell: Callable[..., Any] | Cell,
@@ -138,6 +144,15 @@ class Recurrent:
         self.forget_bias = configuration.forget_bias(self.cell, self.bias, forget_bias)
         self.backend = choose(backend, self.cell)
         self._make()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse what would be half obeyed: all is made from the configuration, which only the dropout can leave."""
+        made = "_stack" in self.__dict__
+        if made and name in self._FIXED:
+            raise AttributeError(f"{type(self).__name__}.{name} cannot be changed: make a new layer")
+        if made and name == "dropout":
+            self._stack.dropout = value = checks.fraction("dropout", value)
+        super().__setattr__(name, value)
 
     def _make(self) -> None:
         """All that is made from the configuration."""

@@ -14,7 +14,7 @@ from fastrnn.layer import Layer
 from fastrnn.parameters import Packs
 from fastrnn.threads import renew_after_fork
 
-Masks = dict[int, Array]  # by the layer: what dropout leaves of its input, True where it is kept
+Masks = dict[int, tuple[Array, float]]  # by the layer: True where dropout keeps its input, and the share it drops
 CHUNK_BYTES = 1 << 22  # of what is held between two layers: hundreds of steps but for wide layers and large batches
 
 
@@ -48,8 +48,8 @@ class Stack:
 
     @property
     def dropout_state(self) -> Any:
-        """Where the random numbers of the dropout have got to; None without dropout."""
-        if self.dropout == 0.0:
+        """Where the random numbers of the dropout have got to; None if there never was any."""
+        if self.dropout == 0.0 and self._generator is None:
             return None
         with self._lock:
             return self._random().bit_generator.state
@@ -105,10 +105,11 @@ class Stack:
         """
         tapes: list[list[Any]] = []
         masks: Masks = {}
+        dropout = self.dropout  # it may be set meanwhile
         for index, layer in enumerate(self.layers):
-            if index and self.dropout:
-                masks[index] = self._mask(x.shape)
-                self._drop(x, masks[index])
+            if index and dropout:
+                masks[index] = self._mask(x.shape, dropout), dropout
+                self._drop(x, *masks[index])
             out = y if layer is self.layers[-1] else layer.room(rows, self.output_size)
             arguments = packs, rows, x, out, state, final, index * self.directions
             tapes.append(layer.record(*arguments) if every is None else checkpoints.record(layer, *arguments, every))
@@ -130,16 +131,16 @@ class Stack:
             else:
                 dy = layer.backward(tapes[index], rows, dy, dstate, own, base)
             if index in masks:
-                self._drop(dy, masks[index])
+                self._drop(dy, *masks[index])
         return dy, gradients
 
-    def _mask(self, shape: tuple[int, ...]) -> Array:
+    def _mask(self, shape: tuple[int, ...], dropout: float) -> Array:
         """What to keep of a layer's input, drawn for padding too, so that it does not depend on the lengths."""
         with self._lock:
-            return self._random().random(shape, dtype=np.float32) >= np.float32(self.dropout)
+            return self._random().random(shape, dtype=np.float32) >= np.float32(dropout)
 
-    def _drop(self, x: Array, mask: Array) -> None:
+    def _drop(self, x: Array, mask: Array, dropout: float) -> None:
         """Zero what is not kept and scale the rest, in place, so that the mean stays."""
         with np.errstate(all="ignore"):
             x *= mask
-            x *= x.dtype.type(1.0 / (1.0 - self.dropout))
+            x *= x.dtype.type(1.0 / (1.0 - dropout))

@@ -46,7 +46,7 @@ class Tape:
     def nbytes(self) -> int:
         inputs = sum(directions[0].x.nbytes for directions in self._tapes)
         kept = sum(tape.nbytes for directions in self._tapes for tape in directions)
-        return int(inputs + kept + sum(mask.nbytes for mask in self._masks.values()))
+        return int(inputs + kept + sum(mask.nbytes for mask, _ in self._masks.values()))
 
     def __repr__(self) -> str:
         return f"<Tape of {self._rows.batch} rows, {self._rows.total} steps in all, of {self.layer!r}>"

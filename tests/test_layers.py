@@ -393,3 +393,39 @@ def test_numba_is_not_imported_before_it_is_needed() -> None:
         "assert 'numba' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- the configuration ------------------------------------------------------------------------------------------------
+
+CONFIGURED = {
+    "cell": fastrnn.cells.gru, "input_size": 8, "hidden_size": 8, "num_layers": 2, "bidirectional": True,
+    "batch_first": True, "bias": False, "proj_size": 1, "dtype": "float64", "seed": 1, "recurrent_init": "orthogonal",
+    "forget_bias": 1.0, "backend": "numba",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*CONFIGURED, "nonlinearity"])
+def test_the_configuration_cannot_be_changed(name: str) -> None:
+    layer = fastrnn.RNN(I, H, backend="numpy")
+    before = getattr(layer, name)
+    with pytest.raises(AttributeError, match=rf"RNN\.{name} cannot be changed: make a new layer"):
+        setattr(layer, name, CONFIGURED.get(name, "relu"))
+    assert getattr(layer, name) is before
+
+
+def test_reset_after_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError, match=r"GRU\.reset_after cannot"):
+        fastrnn.GRU(I, H, backend="numpy").reset_after = False
+
+
+def test_a_subclass_has_attributes_of_its_own() -> None:
+    class Own(fastrnn.LSTM):
+        def __init__(self) -> None:
+            self.hidden_size = 7  # which the constructor overwrites
+            self.early = 1
+            super().__init__(I, H, backend="numpy")
+            self.late = self.nonlinearity = self.early + 1
+
+    layer = Own()
+    layer.late += 1
+    assert (layer.early, layer.late, layer.nonlinearity, layer.hidden_size) == (1, 3, 2, H)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from typing import Any
 
@@ -171,3 +172,28 @@ def test_gradients_through_dropout(backend: str, rng: np.random.Generator) -> No
     layer, _, _, tape = recorded(x)
     slope = ((recorded(x + 1e-5 * direction)[1] - recorded(x - 1e-5 * direction)[1]) * dy).sum() / 2e-5
     np.testing.assert_allclose((layer.backward(tape, dy).x * direction).sum(), slope, rtol=1e-6, atol=1e-8)
+
+
+def test_dropout_can_be_set(rng: np.random.Generator) -> None:
+    """It counts from the next recording on; a tape's gradients are those of the dropout that it was recorded with."""
+    x = rng.normal(size=(4, 3, I))
+    layer, other = (fastrnn.GRU(I, H, num_layers=2, dropout=0.5, seed=3, backend="numpy") for _ in range(2))
+    y, _, tape = layer.record(x)
+    expected = other.record(x)[2]
+    layer.dropout = 0.0
+    assert layer.dropout == copy.deepcopy(layer).dropout == 0.0
+    np.testing.assert_array_equal(layer.record(x)[0], layer(x)[0])
+    for name, value in other.backward(expected, y).parameters.items():
+        np.testing.assert_array_equal(layer.backward(tape, y).parameters[name], value)
+    copied = copy.deepcopy(layer)
+    for each in (layer, copied):
+        each.dropout = 0.5
+    following = other.record(x)[0]
+    assert not np.array_equal(following, y)
+    for each in (layer, copied, copy.deepcopy(copied)):
+        assert "dropout=0.5" in repr(each)
+    np.testing.assert_array_equal(layer.record(x)[0], following)
+    np.testing.assert_array_equal(copied.record(x)[0], following)
+    with pytest.raises(ValueError, match="dropout: expected a number of at least 0 and less than 1, got 1"):
+        layer.dropout = 1
+    assert layer.dropout == 0.5
