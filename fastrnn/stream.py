@@ -28,7 +28,8 @@ class Stream:
 
     Each call goes on where the last one ended; a changed parameter counts from the next call on. After an error the
     state is what it was before the call; but a signal that comes within a step of 2 us or less is handled after it.
-    Calls from several threads come one after the other.
+    Calls from several threads come one after the other. A copy is a session of its own, of the same layer, that goes on
+    from the same state; a deep copy and a pickle have their own layer, too.
 
     Attributes
     ----------
@@ -184,6 +185,18 @@ class Stream:
                 array[...] = values
             self._turns[TURN] = 1 - turn
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What copying and pickling take: the layer, the state, and nothing that goes on with this session."""
+        own = {name: value for name, value in self.__dict__.items() if name not in _MADE}
+        return own | {"state": self.state}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        own = dict(state)
+        values = own.pop("state")
+        Stream.__init__(self, own.pop("layer"), own.pop("batch_size"))
+        self.__dict__.update(own)
+        self.reset(values)
+
     def __repr__(self) -> str:
         return f"<Stream of {self.batch_size} sequences of {self.layer!r}>"
 
@@ -208,6 +221,12 @@ class Stream:
             raise ValueError(f"out: expected {expected}, got {checks.described(out)}")
         if not out.flags.writeable:
             raise ValueError("out: expected an array that can be written, got a read-only one")
+
+
+_MADE = frozenset(  # by the constructor, again in each copy; what else a session has is its users' own
+    {"_backend", "_store", "_packs", "_rows", "_states", "_turns", "_hold", "_lock", "_dtype", "_shapes", "_steps",
+     "_atomic"}
+)  # fmt: skip
 
 
 class _Hold:

@@ -98,3 +98,31 @@ def test_a_duplicate_has_all_attributes_of_a_subclass(duplicate):
     assert other.later is other.early == [1]
     np.testing.assert_array_equal(other(X)[0], layer(X)[0])
     assert vars(other).keys() == vars(layer).keys()
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, copy.copy, lambda v: pickle.loads(pickle.dumps(v))])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_duplicate_of_a_stream_is_another_session(duplicate, batch, backend):
+    layer = fastrnn.LSTM(5, 6, num_layers=2, seed=3, backend=backend)
+    stream = layer.stream(batch)
+    stream.name = "own"
+    x = X[:, :batch]
+    stream.step(x[0])
+    other = duplicate(stream)
+    assert (type(other), other.batch_size, other.name) == (fastrnn.Stream, batch, "own")
+    assert (other.layer is layer) == (duplicate is copy.copy)
+    expected = [stream.step(x[1]), stream.step(x[2])]
+    np.testing.assert_array_equal([other.step(x[1]), other.step(x[2])], expected)
+    other.reset()
+    np.testing.assert_array_equal(layer.stream(batch).chunk(x), [other.step(each) for each in x])
+    for mine, own in zip(stream.state, duplicate(stream).state, strict=True):
+        np.testing.assert_array_equal(mine, own)
+    assert vars(other).keys() == vars(stream).keys()
+
+
+def test_a_layer_and_its_stream_are_copied_together():
+    layer = fastrnn.GRU(5, 6, backend="numpy")
+    other, stream = copy.deepcopy((layer, layer.stream()))
+    assert stream.layer is other
+    other.parameters["weight_ih_l0"][:] = 0
+    np.testing.assert_array_equal(stream.step(X[0, 0]), other(X[:1, 0])[0][0])
