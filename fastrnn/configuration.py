@@ -11,6 +11,7 @@ from fastrnn import checks
 from fastrnn.equations import Cell, Sizes
 
 LARGEST = 1 << 40  # bytes of parameters; what is beyond is a mistake, and is said to be one
+MOST_LAYERS = 1 << 16  # likewise: each takes memory of its own, however small its parameters
 
 
 def projection(cell: Cell, value: object) -> int:
@@ -48,3 +49,5 @@ def check_total(
             f"input_size, hidden_size, num_layers: expected parameters of at most {LARGEST:,} bytes, "
             f"got {total:,} bytes for {sizes}"
         )
+    if num_layers > MOST_LAYERS:
+        raise ValueError(f"num_layers: expected an integer of at most {MOST_LAYERS:,}, got {num_layers:,}")

@@ -173,6 +173,7 @@ HUGE = "input_size, hidden_size, num_layers: expected parameters of at most"
         ({"hidden_size": 2**40}, ValueError, HUGE),
         ({"input_size": 2**62}, ValueError, HUGE),
         ({"num_layers": 2**40}, ValueError, HUGE),
+        ({"num_layers": 2**16 + 1}, ValueError, "num_layers: expected an integer of at most 65,536, got 65,537"),
         ({"num_layers": 0}, ValueError, "num_layers: expected an integer of at least 1, got 0"),
         ({"bidirectional": 1}, TypeError, "bidirectional: expected True or False, got int 1"),
         ({"batch_first": "yes"}, TypeError, "batch_first: expected True or False, got str 'yes'"),
