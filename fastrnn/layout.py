@@ -128,6 +128,15 @@ class StateLayout:
             states.append(found if batched else found[:, None])
         return tuple(states)
 
+    def lacks_batch(self, value: object) -> bool:
+        """Whether the caller's states, if they are any, have no batch axis: (L*D, S) each."""
+        if len(self.names) > 1 and isinstance(value, (tuple, list)) and value:
+            value = value[0]
+        try:
+            return np.ndim(value) == 2  # type: ignore[arg-type]
+        except (TypeError, ValueError, RuntimeError, BufferError):
+            return False  # no array: `read` says so
+
     def _several(self, name: str, value: object) -> list[object]:
         expected = f"a tuple ({', '.join(self.names)})"
         if not isinstance(value, (tuple, list)):

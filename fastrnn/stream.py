@@ -170,8 +170,8 @@ class Stream:
 
         Parameters
         ----------
-        state : array_like or tuple of array_like, (L, B, S) each
-            In the form of `Stream.state`. None for zeros.
+        state : array_like or tuple of array_like, (L, B, S) each; or (L, S) with one sequence
+            In the form of `Stream.state`, or as a call without a batch returns it. None for zeros.
 
         Raises
         ------
@@ -179,7 +179,11 @@ class Stream:
             For a wrong form or shape; the state is then left as it was.
         """
         layout = self.layer._states
-        new = layout.zeros(self.batch_size) if state is None else layout.read("state", state, self.batch_size, True)
+        if state is None:
+            new = layout.zeros(self.batch_size)
+        else:
+            batched = self.batch_size != 1 or not layout.lacks_batch(state)
+            new = layout.read("state", state, self.batch_size, batched)
         with self._lock, self._hold as turn:
             for array, values in zip(self._states[1 - turn], new, strict=True):
                 array[...] = values

@@ -133,6 +133,25 @@ def test_the_state_goes_in_and_out(backend: str, x: np.ndarray) -> None:
     assert gru.stream(2).state.shape == (1, 2, H)
 
 
+@pytest.mark.parametrize("kind", ["lstm_proj", "gru"])
+def test_a_stream_of_one_sequence_takes_the_state_of_a_call_without_a_batch(kind: str, x: np.ndarray) -> None:
+    layer = KINDS[kind](num_layers=1 if kind == "lstm_proj" else 2, backend="numpy")
+    y, state = layer(x[:, 0])
+    _, middle = layer(x[:4, 0])
+    stream = layer.stream()
+    stream.reset(middle)
+    np.testing.assert_array_equal(stream.chunk(x[4:, 0]), y[4:])
+    for a, b in zip(states(stream.state), states(state), strict=True):
+        np.testing.assert_array_equal(a[:, 0], b)
+    for s in states(middle):
+        assert s.ndim == 2
+    with pytest.raises(ValueError, match=r"\(L\*D, B, size\) = "):
+        layer.stream(2).reset(middle)
+    for wrong in (states(middle)[0][:, 1:], [[1.0], [1.0, 2.0]], None, (), "text"):
+        with pytest.raises((TypeError, ValueError), match="state"):
+            stream.reset(wrong if kind == "gru" and wrong is not None else (wrong, wrong))
+
+
 def test_streams_are_independent(backend: str, x: np.ndarray) -> None:
     layer = fastrnn.GRU(I, H, backend=backend)
     one, other = layer.stream(B), layer.stream(B)
