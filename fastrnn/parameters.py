@@ -150,8 +150,20 @@ def _bits(array: Array) -> Array:
     return array.view(np.uint32 if array.itemsize == 4 else np.uint64)
 
 
+def _same(value: object, array: Array) -> bool:
+    """Whether a value is the array, or another one on all of its memory."""
+    if not isinstance(value, np.ndarray) or value.dtype != array.dtype:
+        return False
+    return value.__array_interface__["data"] == array.__array_interface__["data"] and (
+        (value.shape, value.strides) == (array.shape, array.strides)
+    )
+
+
 class Parameters(Mapping[str, Array]):
-    """The parameters of a layer by name, on the layer's own memory: the next call sees what is written to an array."""
+    """The parameters of a layer by name, on the layer's own memory: the next call sees what is written to an array.
+
+    A copy, deep or not, and a pickle are a plain dictionary of copies, for `Recurrent.set_parameters`.
+    """
 
     def __init__(self, store: ParameterStore) -> None:
         self._store = store
@@ -160,6 +172,19 @@ class Parameters(Mapping[str, Array]):
         if name not in self._store.shapes:
             raise KeyError(f"{name!r} is no parameter; there are {', '.join(self._store.shapes)}")
         return self._store.lease(name)
+
+    def __setitem__(self, name: str, value: object) -> None:
+        """Refused, but for what ``parameters[name] += 1`` ends with, when the array is already written."""
+        if not _same(value, self[name]):
+            way = f"write parameters[{name!r}][:] = ... or set_parameters({{{name!r}: ...}})"
+            raise TypeError(f"parameters[{name!r}]: no array can take the place of a parameter; {way}")
+
+    def copy(self) -> dict[str, Array]:
+        """Copies of all parameters, for `Recurrent.set_parameters`."""
+        return self._store.values()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (self.copy(),)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._store.shapes)

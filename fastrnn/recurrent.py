@@ -367,11 +367,11 @@ class Recurrent:
         return Stream(self, batch_size)
 
     @property
-    def parameters(self) -> Mapping[str, Array]:
+    def parameters(self) -> Parameters:
         """The parameters by name. Each array is on the layer's own memory: the next call sees what is written to it.
 
         As long as such an array or a view of it is alive, each call looks for changes, which takes as long as reading
-        the parameter; whoever only wants the values for long keeps a copy.
+        the parameter; whoever only wants the values for long keeps a copy, such as ``layer.parameters.copy()``.
         """
         return Parameters(self._store)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import pickle
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import fastrnn
+import fastrnn.nn
 from fastrnn.nn import SGD
 
 X = np.random.default_rng(0).normal(size=(5, 3, 4))
@@ -227,13 +229,49 @@ def test_parameters_is_a_mapping() -> None:
     assert "weight_ih_l1" not in layer.parameters
     with pytest.raises(KeyError, match="is no parameter; there are weight_ih_l0"):
         layer.parameters["weight_ih_l1"]
-    with pytest.raises(TypeError):
-        layer.parameters["bias_l0"] = np.zeros(24)  # type: ignore[index]
     assert repr(layer.parameters).startswith("Parameters(weight_ih_l0 (24, 4), ")
     array = layer.parameters["bias_l0"]
     assert array.flags.writeable
     assert array.dtype == np.float64
     assert np.shares_memory(array, layer.parameters["bias_l0"])
+
+
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, copy.copy, lambda v: v.copy(), lambda v: pickle.loads(pickle.dumps(v))]
+)
+@pytest.mark.parametrize("make", [lambda: layer_of("numpy"), lambda: fastrnn.nn.Linear(3, 2)])
+def test_a_copy_of_the_parameters_is_a_dictionary(make: Any, duplicate: Any) -> None:
+    """To keep the best weights of a training run, and to go back to them."""
+    layer = make()
+    best = duplicate(layer.parameters)
+    assert type(best) is dict
+    expected = {name: value.copy() for name, value in layer.parameters.items()}
+    for value in layer.parameters.values():
+        value += 1
+    layer.set_parameters(best)
+    assert best.keys() == layer.parameters.keys()
+    for name, value in layer.parameters.items():
+        np.testing.assert_array_equal(value, expected[name])
+        np.testing.assert_array_equal(best[name], expected[name])
+        assert not np.shares_memory(value, best[name])
+
+
+@pytest.mark.parametrize(
+    ("make", "name"), [(lambda: layer_of("numpy"), NAME), (lambda: fastrnn.nn.Linear(3, 2), "weight")]
+)
+def test_no_array_takes_the_place_of_a_parameter(make: Any, name: str) -> None:
+    layer = make()
+    before = layer.parameters[name].copy()
+    layer.parameters[name] += 1
+    layer.parameters[name] *= 2
+    np.testing.assert_array_equal(layer.parameters[name], (before + 1) * 2)
+    layer.parameters[name][:] = before
+    for wrong in (before, 0.0, None, layer.parameters[name][:1], layer.parameters[name][::-1], before.astype(int)):
+        with pytest.raises(TypeError, match=rf"write parameters\['{name}'\]\[:\] = .* or set_parameters\("):
+            layer.parameters[name] = wrong
+    np.testing.assert_array_equal(layer.parameters[name], before)
+    with pytest.raises(KeyError):
+        layer.parameters["none"] = before
 
 
 def test_an_array_outlives_its_layer() -> None:

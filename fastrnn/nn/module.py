@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -34,6 +33,38 @@ class Gradients(Generic[X_co]):
     parameters: dict[str, FloatArray]
 
 
+class Parameters(Mapping[str, FloatArray]):
+    """A module's parameters by name. A copy, deep or not, and a pickle are a plain dictionary of copies."""
+
+    def __init__(self, arrays: dict[str, FloatArray]) -> None:
+        self._arrays = arrays
+
+    def __getitem__(self, name: str) -> FloatArray:
+        return self._arrays[name]
+
+    def __setitem__(self, name: str, value: object) -> None:
+        """Refused, but for what ``parameters[name] += 1`` ends with, when the array is already written."""
+        if value is not self._arrays[name]:
+            way = f"write parameters[{name!r}][:] = ... or set_parameters({{{name!r}: ...}})"
+            raise TypeError(f"parameters[{name!r}]: no array can take the place of a parameter; {way}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def copy(self) -> dict[str, FloatArray]:
+        """Copies of all parameters, for `Module.set_parameters`."""
+        return {name: array.copy() for name, array in self._arrays.items()}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (self.copy(),)
+
+    def __repr__(self) -> str:
+        return "Parameters(" + ", ".join(f"{name} {array.shape}" for name, array in self._arrays.items()) + ")"
+
+
 class Module:
     """Named parameters that can be read, changed in place, and set.
 
@@ -52,9 +83,9 @@ class Module:
         self.dtype = dtype
 
     @property
-    def parameters(self) -> Mapping[str, FloatArray]:
+    def parameters(self) -> Parameters:
         """The parameters by name. The arrays are the module's own: the next call sees a change made in place."""
-        return MappingProxyType(self._parameters)
+        return Parameters(self._parameters)
 
     @property
     def num_parameters(self) -> int:
