@@ -56,7 +56,14 @@ def array(name: str, value: object, dtype: np.dtype[Any], copy: bool = False) ->
     return value
 
 
+def _unmasked(name: str, value: object, expected: str) -> None:
+    """Refuse a masked array, of which NumPy would take what is under the mask as well."""
+    if isinstance(value, ndarray) and hasattr(value, "mask"):  # numpy.ma is not loaded where nobody uses it
+        raise TypeError(f"{name}: expected {expected}, got a masked array: fill it first, as value.filled(0) does")
+
+
 def _numbers(name: str, value: object) -> Array:
+    _unmasked(name, value, "an array of real numbers")
     try:
         found = np.asarray(value)
     except ValueError as error:
@@ -168,6 +175,8 @@ def lengths(value: object, batch: int) -> Array:
 
     Whether each is from 0 to T is left to `Backend.rows`, which has to look at them anyway, and `wrong_lengths`.
     """
+    if type(value) is not ndarray:
+        _unmasked("lengths", value, f"({batch},) integers")
     try:
         found = np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:

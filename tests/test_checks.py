@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 import fastrnn
+import fastrnn.nn
 
 X = np.zeros((5, 3, 80), np.float32)
 
@@ -154,6 +156,32 @@ def test_backward(lstm: fastrnn.LSTM) -> None:
     assert last.shape == (3, 12)
     with pytest.raises(ValueError, match=r"dy: expected \(B, D\*H\) = \(3, 12\), got \(5, 3, 12\)"):
         lstm.backward(tape, y)
+
+
+def test_masked_arrays_are_refused() -> None:
+    """NumPy would drop the mask and compute with what is under it."""
+    layer = fastrnn.GRU(2, 3, backend="numpy")
+    x = np.ma.masked_array(np.zeros((4, 1, 2), np.float32), mask=True)
+    y, h, tape = layer.record(x.data)
+    linear = fastrnn.nn.Linear(2, 3)
+    calls: dict[str, list[Callable[[], Any]]] = {
+        "x": [
+            lambda: layer(x),
+            lambda: layer.record(x),
+            lambda: layer.stream().step(x[0]),
+            lambda: layer.stream().chunk(x),
+            lambda: linear(x),
+        ],
+        "state": [lambda: layer(x.data, np.ma.masked_array(h)), lambda: layer.stream().reset(np.ma.masked_array(h))],
+        "lengths": [lambda: layer(x.data, lengths=np.ma.masked_array([4], mask=True))],
+        "dy": [lambda: layer.backward(tape, np.ma.masked_array(y))],
+        "dstate": [lambda: layer.backward(tape, dstate=np.ma.masked_array(h))],
+        r"values\['bias_l0'\]": [lambda: layer.set_parameters({"bias_l0": np.ma.zeros(9)})],
+    }
+    for name, several in calls.items():
+        for call in several:
+            with pytest.raises(TypeError, match=rf"^{name}.* got a masked array: fill it first"):
+                call()
 
 
 # --- the constructor --------------------------------------------------------------------------------------------------

@@ -136,6 +136,8 @@ def describe(value: object) -> str:
 
 
 def _array(name: str, value: object, kinds: str, expected: str, shape: tuple[int, ...] | None = None) -> NDArray[Any]:
+    if isinstance(value, np.ndarray) and hasattr(value, "mask"):  # whose mask NumPy would drop
+        raise TypeError(f"{name} must be {expected}; got a masked array: fill it first, as value.filled(0) does")
     try:
         array = np.asarray(value)
     except ValueError as error:
