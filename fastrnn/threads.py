@@ -11,8 +11,8 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ContextDecorator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
@@ -28,7 +28,7 @@ Task = Callable[[], None]
 RETRY = 0.1  # seconds after which the system is asked again for a thread where it had none
 
 _default = 1
-_here: ContextVar[int | None] = ContextVar("fastrnn_threads", default=None)
+_here: ContextVar[tuple[int, ...]] = ContextVar("fastrnn_threads", default=())  # what the blocks say, innermost last
 
 
 def set_num_threads(n: int) -> None:
@@ -61,17 +61,21 @@ def get_num_threads() -> int:
         What the innermost `threads` block says, else what `set_num_threads` has set, else 1.
     """
     here = _here.get()
-    return _default if here is None else here
+    return here[-1] if here else _default
 
 
-@contextmanager
-def threads(n: int) -> Iterator[None]:
+def threads(n: int) -> _Block:
     """Set how many threads one call may use within a ``with`` block, for the thread or asyncio task that runs it.
 
     Parameters
     ----------
     n : int
         At least 1. It counts the calling thread.
+
+    Returns
+    -------
+    context manager
+        It may be used any number of times, one within the other and from several threads at once, and as a decorator.
 
     Raises
     ------
@@ -85,11 +89,23 @@ def threads(n: int) -> Iterator[None]:
     ...     fastrnn.get_num_threads()
     2
     """
-    token = _here.set(size("n", n))
-    try:
-        yield
-    finally:
-        _here.reset(token)
+    return _Block(size("n", n))
+
+
+class _Block(ContextDecorator):
+    """What `threads` returns. It holds nothing of who is inside: blocks know that by their context."""
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+
+    def __enter__(self) -> None:
+        _here.set((*_here.get(), self._n))
+
+    def __exit__(self, *_: object) -> None:
+        _here.set(_here.get()[:-1])
+
+    def __repr__(self) -> str:
+        return f"threads({self._n})"
 
 
 class Cancelled(BaseException):

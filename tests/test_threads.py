@@ -98,6 +98,32 @@ def test_bad_numbers(bad: Any) -> None:
     assert get_num_threads() == 1
 
 
+def test_a_bad_number_is_refused_at_the_call() -> None:
+    with pytest.raises(ValueError, match=r"^n: expected an integer of at least 1, got 0"):
+        threads(0)
+
+
+def test_a_block_can_be_used_again() -> None:
+    two = threads(2)
+    for _ in range(2):
+        with two:
+            with threads(3), two, two:
+                assert get_num_threads() == 2
+            assert get_num_threads() == 2
+        assert get_num_threads() == 1
+    assert two(get_num_threads)() == two(get_num_threads)() == 2
+    found = []
+    with two:
+        others = [threading.Thread(target=two(lambda: found.append(get_num_threads()))) for _ in range(4)]
+        for each in others:
+            each.start()
+        for each in others:
+            each.join()
+        assert found == [2] * 4
+        assert get_num_threads() == 2
+    assert get_num_threads() == 1
+
+
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
