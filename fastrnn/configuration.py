@@ -1,4 +1,4 @@
-"""The checks of a layer's configuration that need its cell."""
+"""A layer's configuration: its names and defaults, and the checks that need its cell."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ import numpy as np
 
 from fastrnn import checks
 from fastrnn.equations import Cell, Sizes
+
+# What is said of a layer when it is made, and cannot be changed. (The dropout can.)
+FIXED = frozenset(
+    {"cell", "input_size", "hidden_size", "num_layers", "bidirectional", "batch_first", "bias", "proj_size", "dtype",
+     "seed", "recurrent_init", "forget_bias", "backend"}
+)  # fmt: skip
+DEFAULTS: dict[str, Any] = {"num_layers": 1, "bidirectional": False, "batch_first": False, "bias": True,
+                            "dropout": 0.0, "proj_size": 0}  # fmt: skip
 
 LARGEST = 1 << 40  # bytes of parameters; what is beyond is a mistake, and is said to be one
 MOST_LAYERS = 1 << 16  # likewise: each takes memory of its own, however small its parameters

@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
     from fastrnn.tape import Gradients, Tape
 
-_DEFAULTS: dict[str, Any] = {"num_layers": 1, "bidirectional": False, "batch_first": False, "bias": True,
-                             "dropout": 0.0, "proj_size": 0}  # fmt: skip
-
 _MADE = frozenset({"_stack", "_width", "_store", "_packs", "_layout", "_states"})  # by `_make`, again in each copy
 
 
@@ -106,10 +103,7 @@ class Recurrent:
     ((5, 3, 12), (1, 3, 12))
     """
 
-    _FIXED: ClassVar[frozenset[str]] = frozenset(
-        {"cell", "input_size", "hidden_size", "num_layers", "bidirectional", "batch_first", "bias", "proj_size",
-         "dtype", "seed", "recurrent_init", "forget_bias", "backend"}
-    )  # fmt: skip
+    _FIXED: ClassVar[frozenset[str]] = configuration.FIXED  # a subclass adds its own
 
     def __init__(
         self,
@@ -200,8 +194,8 @@ class Recurrent:
 
     def _arguments(self) -> list[str]:
         """The arguments of the constructor, without those that are as by default."""
-        given = {name: getattr(self, name) for name in _DEFAULTS}
-        changed = [f"{name}={value!r}" for name, value in given.items() if value != _DEFAULTS[name]]
+        given = {name: getattr(self, name) for name in configuration.DEFAULTS}
+        changed = [f"{name}={value!r}" for name, value in given.items() if value != configuration.DEFAULTS[name]]
         dtype = [] if self.dtype == checks.FLOAT32 else [f"dtype={self.dtype.name!r}"]
         return [*self._cell_argument(), str(self.input_size), str(self.hidden_size), *changed, *dtype, *self._options()]
 
