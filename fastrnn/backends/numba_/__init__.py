@@ -39,7 +39,10 @@ def details() -> dict[str, str]:
 
 def backend() -> Backend:
     """The backend."""
-    from fastrnn.backends.numba_.native import NumbaNative
-    from fastrnn.backends.tiled.backend import TiledBackend
+    from fastrnn.backends.numba_.signals import signals_wait
 
-    return TiledBackend("numba", NumbaNative())
+    with signals_wait():
+        from fastrnn.backends.numba_.native import NumbaNative
+        from fastrnn.backends.tiled.backend import TiledBackend
+
+        return TiledBackend("numba", NumbaNative())

@@ -8,6 +8,7 @@ from typing import Any
 from numba import njit
 
 from fastrnn.backends.numba_.cache import KernelCache
+from fastrnn.backends.numba_.signals import signals_wait
 
 
 def inner(function: Callable[..., Any]) -> Any:
@@ -53,6 +54,7 @@ def address_of(dispatcher: Any, signature: tuple[Any, ...]) -> int:
 def _compiled(dispatcher: Any, signature: tuple[Any, ...]) -> Any:
     found = dispatcher.overloads.get(signature)
     if found is None:
-        dispatcher.compile(signature)  # under Numba's own lock; the second of two threads finds it done
+        with signals_wait():
+            dispatcher.compile(signature)  # under Numba's own lock; the second of two threads finds it done
         found = dispatcher.overloads[signature]
     return found

@@ -14,6 +14,7 @@ from fastrnn.backends.numba_ import copies, host, rows, scan, steps
 from fastrnn.backends.numba_.bound import SIGNATURE, bound
 from fastrnn.backends.numba_.compile import address_of, compiled_for
 from fastrnn.backends.numba_.objects import ObjectType
+from fastrnn.backends.numba_.signals import signals_wait
 from fastrnn.backends.numba_.target import halves, target
 from fastrnn.backends.numba_.types import Shared, type_of
 from fastrnn.backends.tiled.native import KernelOf
@@ -76,7 +77,8 @@ class NumbaNative(_OnDemand):
 
     def bound_back(self, tables: tuple[Array, ...]) -> Callable[..., int]:
         """See `Native`."""
-        from fastrnn.backends.numba_ import gradients  # only training needs it
+        with signals_wait():
+            from fastrnn.backends.numba_ import gradients  # only training needs it
 
         return bound(address_of(gradients.back_on, SIGNATURE), tables)
 
