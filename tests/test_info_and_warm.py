@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -98,3 +99,81 @@ def test_warm_into_a_place_that_is_none(tmp_path: Path) -> None:
     printed, errors = process.communicate(timeout=300)
     assert printed.endswith("[1]\n")
     assert "is not writable; set NUMBA_CACHE_DIR to a directory that is" in errors
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> dict[str, str]:
+    """The variables of a process with a Numba that cannot be imported, as if NumPy were too new for it."""
+    (tmp_path / "numba").mkdir()
+    (tmp_path / "numba" / "__init__.py").write_text(f"raise ImportError({WHY!r})\n")
+    return {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(fastrnn.__file__).parents[1])])}
+
+
+WHY = "Numba needs NumPy 1.0 or less."
+REASON = f"it cannot be imported here: {WHY}"
+
+
+def other_than_numba() -> str:
+    """The best of the other backends here."""
+    return next(name for name, found in fastrnn.backends().items() if found and name != "numba")
+
+
+def test_a_numba_that_cannot_be_imported(broken: dict[str, str], tmp_path: Path) -> None:
+    """The first call says so, and any later one of that layer; new layers and copies have another backend."""
+    program = """
+import copy, json, warnings
+import fastrnn
+layer, told = fastrnn.LSTM(3, 4), []
+def tell(function):
+    try:
+        function()
+    except RuntimeError as error:
+        told.append([str(error), str(error.__cause__)])
+assert layer.backend == "numba"
+tell(lambda: layer([[1.0, 2.0, 3.0]]))
+tell(lambda: layer([[1.0, 2.0, 3.0]]))
+tell(lambda: fastrnn.LSTM(3, 4, backend="numba"))
+new = fastrnn.LSTM(3, 4)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    copied = copy.deepcopy(layer)
+assert copied([[1.0, 2.0, 3.0]])[0].shape == new([[1.0, 2.0, 3.0]])[0].shape
+reason = fastrnn.backends()["numba"].reason
+print(json.dumps([told, new.backend, copied.backend, [str(w.message) for w in caught], reason]))
+"""
+    told, new, copied, warned, reason = finished(start(program, broken, tmp_path))
+    other = other_than_numba()
+    said = f"the backend 'numba' is not available: {REASON}"
+    choose = f"{said}; choose another one, with backend={other!r} or FASTRNN_BACKEND={other}"
+    assert told == [[choose, WHY], [choose, "None"], [f"backend: {said}", "None"]]
+    assert new == copied == other
+    assert warned == [f"a layer of backend 'numba' runs on {other!r} here: the backend is not available: {REASON}"]
+    assert reason == REASON
+
+
+def test_info_about_a_numba_that_cannot_be_imported(broken: dict[str, str], tmp_path: Path) -> None:
+    """It says why, and what is used instead."""
+    process = start(COMMAND.format(arguments=["info"]), broken, tmp_path)
+    printed, errors = process.communicate(timeout=300)
+    assert not errors
+    assert printed.endswith("[0]\n")
+    assert f"    numba   no: {REASON}\n" in printed
+    assert f"\nused     {other_than_numba()}: the first that is available; FASTRNN_BACKEND is not set\n" in printed
+    process = start(COMMAND.format(arguments=["info"]), {**broken, "FASTRNN_BACKEND": "numba"}, tmp_path)
+    printed, errors = process.communicate(timeout=300)
+    assert printed.endswith("[1]\n")
+    assert errors == f"fastrnn info: FASTRNN_BACKEND: the backend 'numba' is not available: {REASON}\n"
+
+
+def test_warm_with_a_numba_that_cannot_be_imported(broken: dict[str, str], tmp_path: Path) -> None:
+    """There is nothing to compile with."""
+    process = start(COMMAND.format(arguments=["warm"]), broken, tmp_path)
+    printed, errors = process.communicate(timeout=300)
+    assert printed.endswith("[1]\n")
+    assert errors == f"fastrnn warm: only the backend 'numba' compiles, and it is not available: {REASON}\n"
+
+
+def test_bench_measures_no_machine_with_a_numba_that_cannot_be_imported(broken: dict[str, str], tmp_path: Path) -> None:
+    """It says why."""
+    program = "import json\nfrom fastrnn.bench import machine\nprint(json.dumps(machine.unavailable()))"
+    assert finished(start(program, broken, tmp_path)) == REASON

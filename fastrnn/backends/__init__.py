@@ -5,6 +5,7 @@ Nothing of a backend is imported before it is asked for.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import itertools
 import os
@@ -22,6 +23,7 @@ VARIABLE = "FASTRNN_BACKEND"
 # One that does not take every cell has `lacks`, which says why not; `details` is for `fastrnn info`.
 _MODULES = {name: f"fastrnn.backends.{name}_" for name in ("numba", "cython", "numpy")}
 _loaded: dict[str, Backend] = {}
+_broken: dict[str, str] = {}  # those that seemed available and could not be loaded, and why
 
 
 class Availability(NamedTuple):
@@ -128,11 +130,38 @@ def _lacks(name: str, cell: Cell | None) -> str | None:
 
 
 def load(name: str) -> Backend:
-    """The backend of a name that `choose` gave; always the same object."""
+    """The backend of a name that `choose` gave; always the same object.
+
+    Raises
+    ------
+    RuntimeError
+        If it cannot be imported, of which nothing is known before it is tried: Numba, say, with a NumPy that is too new
+        for it. From then on it is not available, and new layers have another one unless they ask for it.
+    """
     found = _loaded.get(name)
     if found is None:  # made twice, if two threads come at once; the first counts
-        found = _loaded.setdefault(name, cast(Backend, importlib.import_module(_MODULES[name]).backend()))
+        found = _loaded.setdefault(name, _made(name))
     return found
+
+
+def _made(name: str) -> Backend:
+    cause = None
+    if name not in _broken:
+        try:
+            return cast(Backend, importlib.import_module(_MODULES[name]).backend())
+        except (ImportError, OSError, AttributeError, SystemError) as error:  # as compiled packages that do not fit
+            cause, _broken[name] = error, f"it cannot be imported here: {' '.join(str(error).split())}"
+    other = next(filter(_availability, _MODULES))
+    ways = f"backend={other!r} or {VARIABLE}={other}"
+    raise RuntimeError(f"the backend {name!r} is {_availability(name)}; choose another one, with {ways}") from cause
+
+
+def found_by_loading(name: str) -> Availability:
+    """As `backends` has it, but sure: what seems available is loaded."""
+    if _availability(name):
+        with contextlib.suppress(RuntimeError):
+            load(name)
+    return _availability(name)
 
 
 def details(name: str) -> dict[str, str]:
@@ -143,6 +172,8 @@ def details(name: str) -> dict[str, str]:
 
 
 def _availability(name: str) -> Availability:
+    if name in _broken:
+        return Availability(name, False, _broken[name])
     try:
         reason = importlib.import_module(_MODULES[name]).unavailable()
     except ImportError as error:

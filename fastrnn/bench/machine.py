@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import fastrnn
+from fastrnn.backends import found_by_loading
 
 if TYPE_CHECKING:
     from fastrnn.bench.kernels import Kernel, Reader
@@ -77,7 +77,7 @@ class Limits:
 
 def unavailable() -> str | None:
     """Why the machine cannot be measured here, or None if it can: Numba's backend needs the same."""
-    return fastrnn.backends()["numba"].reason or None
+    return found_by_loading("numba").reason or None
 
 
 def measure(threads: int, quick: bool = False, on_progress: Callable[[], None] = lambda: None) -> Limits:

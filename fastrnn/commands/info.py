@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import fastrnn
-from fastrnn.backends import VARIABLE, choose, details
+from fastrnn.backends import VARIABLE, choose, details, found_by_loading
 from fastrnn.backends.tiled.worth import processors
 from fastrnn.commands import CommandError
 
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
 
 def describe() -> dict[str, Any]:
     """What `text` shows, as JSON has it."""
-    available = fastrnn.backends()
+    available = {name: found_by_loading(name) for name in fastrnn.backends()}
     try:
         used = choose()
     except (ValueError, RuntimeError) as error:

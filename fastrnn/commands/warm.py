@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from fastrnn import Recurrent, backends, cells
+from fastrnn import Recurrent, cells
+from fastrnn.backends import found_by_loading
 from fastrnn.commands import CommandError
 from fastrnn.equations import trace
 
@@ -37,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Compile, and say what was compiled and where it is."""
-    found = backends()["numba"]
+    found = found_by_loading("numba")
     if not found:
         raise CommandError(f"only the backend 'numba' compiles, and it is {found}")
     from fastrnn.backends.numba_.cache import directories, usage
