@@ -141,7 +141,7 @@ class Recurrent:
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Refuse what would be half obeyed: all is made from the configuration, which only the dropout can leave."""
-        made = "_stack" in self.__dict__
+        made = hasattr(self, "_stack")  # not by `__dict__`: to ask for that makes every attribute slower
         if made and name in self._FIXED:
             raise AttributeError(f"{type(self).__name__}.{name} cannot be changed: make a new layer")
         if made and name == "dropout":
