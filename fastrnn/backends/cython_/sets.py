@@ -35,7 +35,7 @@ SETS = {
         InstructionSet("avx512", Target(64, 32, True), X86, AVX512, ("/arch:AVX512",), 2),
         InstructionSet("avx2", Target(32, 16, True), X86, AVX2, ("/arch:AVX2",), 1),
         InstructionSet("neon", Target(16, 32, True), ARM),
-        InstructionSet("baseline", Target(16, 16, False), ()),
+        InstructionSet("baseline", Target(16, 16, False), (), ("-falign-loops=32",)),  # 33 KB less than 64
     )
 }  # fmt: skip
 
