@@ -60,17 +60,6 @@ def accumulator(x: Any, h: Any) -> Any:
     return h + x.a
 
 
-def gates_in_one(x: Any, h: Any, R: Any) -> Any:
-    """R.n is named before x.r."""
-    return tanh(R.n(sigmoid(x.r + R.r(h)) * h) + x.n)
-
-
-def gates_in_two(x: Any, h: Any, R: Any) -> Any:
-    """The same equations, with x.r named first."""
-    r = sigmoid(x.r + R.r(h))
-    return tanh(R.n(r * h) + x.n)
-
-
 def twice_the_same(x: Any, h: Any, c: Any, R: Any) -> Any:
     """Both new states are the same value."""
     n = tanh(x.n + R.n(h) - 0.3 * c)
@@ -96,4 +85,4 @@ def six_gates(x: Any, h: Any, c: Any, R: Any) -> Any:
 
 
 CELLS = (every_operation, two_levels, output_only, delayed, vectors, shared_product, feed_forward, accumulator,
-         twice_the_same, projected_inside, three_states, six_gates, gates_in_one, gates_in_two)  # fmt: skip
+         twice_the_same, projected_inside, three_states, six_gates)  # fmt: skip
