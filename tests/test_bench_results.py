@@ -376,3 +376,19 @@ def test_runs_of_other_lengths_are_compared_with_a_note(run: Run) -> None:
     assert compare.warnings(longer, quick)[0] == "rounds: 20 and 10"
     kept = dataclasses.replace(run, environment={**run.environment, "isa": "avx2"})
     assert compare.warnings(run, kept) == ["instructions: the processor's own; all kept to avx2"]
+
+
+def test_a_file_is_all_old_until_it_is_all_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the last step fails, the old figures are whole, and nothing else is left in the folder."""
+    file = tmp_path / "a.json"
+    file.write_text("old", encoding="utf-8")
+
+    def full(made: Path, target: Path) -> None:
+        assert (made.read_text(encoding="utf-8"), target.read_text(encoding="utf-8")) == ("new", "old")
+        raise PermissionError
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(PermissionError):
+        targets.write(file, "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert file.read_text(encoding="utf-8") == "old"
