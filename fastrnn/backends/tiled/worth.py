@@ -91,10 +91,8 @@ class Worth:
             return 1
         now = time.perf_counter()
         soon, self.last = now - self.last < SOON, now
-        if not soon and work < (
-            WORTH_EXPECTING if at_once else WORTH_WAKING
-        ):  # the workers are asleep, and it is over before they come
-            return 1
+        if not soon and work < (WORTH_EXPECTING if at_once else WORTH_WAKING):
+            return 1  # the workers are asleep, and it is over before they come
         if self._alone_until:
             if now < self._alone_until:
                 return 1
